@@ -1,0 +1,56 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install demo test lint lock components clean
+
+help: ## what one can make here
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+# Two stamps, so that the demo does not wait for the test tools, and nothing is installed twice.
+.venv/.python:
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.installed: .venv/.python requirements.lock pyproject.toml
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps -e .
+	@touch $@
+
+.venv/.tested: .venv/.installed requirements-dev.lock
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+install: .venv/.installed ## otel-voice in .venv
+
+demo: .venv/.installed ## replay two recorded sessions into a running receiver
+	$(BIN)/otel-voice demo
+
+# The real parts are built before pytest starts: a cold build takes longer than a test may.
+test: .venv/.tested ## all tests, with the real collector and the real Jaeger where Go or their binaries are
+	$(BIN)/python -m tests.components.build --if-possible
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.tested ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+components: .venv/.python ## the collector and Jaeger for the tests, built once into the cache folder
+	$(BIN)/python -m tests.components.build
+
+# The compiler lives in a throwaway venv: it is no dependency of ours.
+lock: ## requirements.lock and requirements-dev.lock anew from pyproject.toml
+	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
+	$(PYTHON) -m venv "$$tools"; "$$tools/bin/pip" install --quiet uv; \
+	compile="$$tools/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url"; \
+	$$compile pyproject.toml -o requirements.lock; \
+	$$compile --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## everything that was made here; the cache folder of `components` stays
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

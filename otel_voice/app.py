@@ -1,0 +1,144 @@
+"""create_app(settings): routes, lifespan, the exception table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, cast
+
+from opentelemetry.sdk.resources import Resource
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from otel_voice import __version__
+from otel_voice.edge import JSON, TIME_HEADER, Gate, HostCheck, Rejected, rejection
+from otel_voice.exporter import Exporter, client
+from otel_voice.metrics import Metrics
+from otel_voice.otlp import Encoder
+from otel_voice.receiver import Receiver
+from otel_voice.sessions import Busy, Sessions
+from otel_voice.settings import Settings
+from otel_voice.store import Store, Unavailable
+from otel_voice.tokens import Tokens, load_key
+from otel_voice.viewer import Viewer
+
+log = logging.getLogger(__name__)
+LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
+
+def resource() -> dict[str, object]:
+    """The resource by OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, as every SDK reads them."""
+    attributes = dict(Resource.create().attributes)
+    if "OTEL_SERVICE_NAME" not in os.environ and str(attributes["service.name"]).startswith("unknown_service"):
+        attributes["service.name"] = "otel_voice"
+    for key in [key for key in attributes if key.startswith("telemetry.sdk.")]:
+        del attributes[key]
+    return dict(attributes)
+
+
+def encoder() -> Encoder:
+    return Encoder(resource(), __version__)
+
+
+def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> ASGIApp:
+    """The receiver, the exporter and the read API in one ASGI application. `clock` gives seconds since the epoch."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            store = Store(settings.data_dir, asyncio.get_running_loop(), settings.synchronous)
+            stack.push_async_callback(store.close)
+            sessions = Sessions(store, encoder(), clock, settings.capture_content)
+            await sessions.start()
+            stack.push_async_callback(_last_flush, sessions)
+            if settings.export is not None:
+                http = await stack.enter_async_context(client(settings.export))
+                exporter = Exporter(store, settings.export, http, time.monotonic)
+                sessions.made = exporter.wake
+                stack.push_async_callback(_stop, _background(exporter.run()))
+            stack.push_async_callback(_stop, _background(sessions.run()))
+            tokens = Tokens((settings.token_key or "").encode() or load_key(settings.data_dir))
+            gate = Gate(settings, tokens, clock)
+            app.router.routes += Receiver(sessions, store, tokens, gate, clock).routes()
+            app.router.routes += Viewer(sessions, store, gate).routes()
+            app.router.routes += Metrics(sessions, store).routes()
+            yield
+
+    app = Starlette(
+        routes=[Route("/healthz", _ok), Route("/readyz", _ok)],
+        lifespan=lifespan,
+        middleware=[
+            Middleware(HostCheck, settings=settings, clock=clock),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.allowed_origins,
+                allow_origin_regex=LOOPBACK_ORIGINS if settings.api_key is None else None,
+                allow_methods=["GET", "POST"],
+                allow_headers=["authorization", "content-type", "content-encoding"],
+                expose_headers=[TIME_HEADER, "retry-after"],
+                max_age=600,
+            ),
+        ],
+        exception_handlers=EXCEPTIONS,
+    )
+    return app
+
+
+async def _ok(request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+def _unavailable(request: Request, error: Exception) -> Response:
+    return rejection(request, Rejected(503, f"the store cannot take it now ({error}); send it again", retry_after=2))
+
+
+def _busy(request: Request, error: Exception) -> Response:
+    return rejection(
+        request, Rejected(429, "this session has too many requests under way; send it again", retry_after=1)
+    )
+
+
+def _http(request: Request, error: Exception) -> Response:
+    http = cast("HTTPException", error)
+    return JSON({"error": http.detail.lower()}, http.status_code, dict(http.headers or {}))
+
+
+EXCEPTIONS: dict[Any, Callable[[Request, Exception], Response]] = {
+    Rejected: rejection,
+    Unavailable: _unavailable,
+    Busy: _busy,
+    HTTPException: _http,
+}
+
+
+def _background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    task.add_done_callback(_loud)
+    return task
+
+
+def _loud(task: asyncio.Task[None]) -> None:
+    """Nothing here ends by itself: an export or a clock that has stopped must not go on looking well."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("a background task failed, stopping", exc_info=error)
+        os.kill(os.getpid(), 15)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _last_flush(sessions: Sessions) -> None:
+    await sessions.flush()

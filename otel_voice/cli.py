@@ -1,0 +1,301 @@
+"""otel-voice: serve | demo | replay | sessions | show | resend."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import msgspec
+import uvicorn
+from rich.console import Console
+
+from otel_voice import __version__, display, settings
+from otel_voice.app import create_app, encoder
+from otel_voice.exporter import Verdict, client, joined, post
+from otel_voice.recording import BadRecording, Recording
+from otel_voice.replay import ReplayFailed, replay
+from otel_voice.session import Session
+from otel_voice.sessions import look, made
+from otel_voice.spans import session_id as canonical
+from otel_voice.store import Locked, Pending, Reader, Unavailable, lock
+
+PROVIDERS = ("gemini-live", "openai-realtime")
+DEMO = (("barge-in.jsonl", "gemini-live"), ("tools.jsonl", "openai-realtime"))
+# Streams of requests end within this after SIGTERM; what is pending goes out at the next start.
+GRACE_S = 10
+
+
+class Failed(Exception):
+    """What went wrong, in one sentence for the terminal."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 for what failed, 2 for a wrong call or setting."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except settings.BadSetting as error:
+        print(f"otel-voice: {error}", file=sys.stderr)
+        return 2
+    except (Failed, BadRecording, ReplayFailed, Locked, Unavailable) as error:
+        print(f"otel-voice: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="otel-voice",
+        description="Traces of voice calls that a browser holds with Gemini Live or OpenAI Realtime.",
+        epilog="Settings come from the command line, then from the environment: OTEL_EXPORTER_OTLP_*, "
+        "OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, LANGFUSE_*, OTEL_VOICE_*. The README lists them.",
+    )
+    parser.add_argument("--version", action="version", version=f"otel-voice {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _serve_parser(commands)
+    _replay_parser(commands)
+    _store_parsers(commands)
+    return parser
+
+
+def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for name, run, help_ in (
+        ("serve", _serve, "run the receiver, the exporter and the read API"),
+        ("demo", _demo, "the same, with two recorded calls replayed into it"),
+    ):
+        command = commands.add_parser(name, help=help_, description=help_.capitalize() + ".")
+        command.add_argument("--host", help="address to bind (default 127.0.0.1; others need OTEL_VOICE_API_KEY)")
+        command.add_argument("--port", type=int, help="port to bind (default 8770)")
+        command.add_argument("--data-dir", help="where the store lies")
+        command.set_defaults(run=run)
+
+
+def _replay_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    help_ = "post a recorded provider session to a receiver, or print its spans"
+    command = commands.add_parser("replay", help=help_, description=help_.capitalize() + ".")
+    command.add_argument(
+        "file", type=Path, help='a JSON line a frame: {"dir": "sent"|"received", "message": {…}, "ts": ms?}'
+    )
+    command.add_argument("--provider", required=True, choices=PROVIDERS)
+    command.add_argument(
+        "--endpoint", help="the receiver's address, as http://127.0.0.1:8770; without one, print the spans"
+    )
+    command.add_argument("--session-id", help="the session's id (default: a new one)")
+    pace = command.add_mutually_exclusive_group()
+    pace.add_argument("--speed", type=_speed, default=1.0, metavar="N", help="N times as fast as it was (default 1)")
+    pace.add_argument("--instant", action="store_true", help="as fast as the receiver takes it")
+    command.add_argument("--dry-run", action="store_true", help="print the span tree and post nothing")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_replay)
+
+
+def _store_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for name, run, help_ in (
+        ("sessions", _sessions, "list the sessions in the store, newest first"),
+        ("show", _show, "print a session's spans as a tree with durations"),
+        ("resend", _resend, "map a session again from its log and send the same spans again"),
+    ):
+        command = commands.add_parser(name, help=help_, description=help_.capitalize() + ".")
+        command.add_argument("--data-dir", help="where the store lies")
+        command.set_defaults(run=run)
+        if name != "sessions":
+            command.add_argument("session", help="the session's id")
+        else:
+            command.add_argument("--limit", type=int, default=50, help="at most so many (default 50)")
+        if name != "resend":
+            command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _speed(text: str) -> float:
+    speed = float(text)
+    if not 0 < speed <= 1000:
+        raise argparse.ArgumentTypeError("must be a number above 0 and up to 1000")
+    return speed
+
+
+# serve, demo
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    chosen = settings.read(os.environ, arguments.host, arguments.port, arguments.data_dir)
+    with _ready(chosen):
+        return _run(_server(chosen))
+
+
+@contextlib.contextmanager
+def _ready(chosen: settings.Settings) -> Iterator[None]:
+    """Says in one sentence what would stop the start."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        lock(chosen.data_dir).close()
+    except OSError as error:
+        raise Failed(f"--data-dir {chosen.data_dir} cannot be used: {error.strerror}") from None
+    where = f"spans go to {chosen.export.url}" if chosen.export else "spans stay in the store: no OTLP endpoint is set"
+    print(
+        f"otel-voice {__version__} on http://{_host(chosen)}:{chosen.port}, store in {chosen.data_dir}; {where}",
+        flush=True,
+    )
+    yield
+
+
+def _host(chosen: settings.Settings) -> str:
+    return f"[{chosen.host}]" if ":" in chosen.host else chosen.host
+
+
+def _server(chosen: settings.Settings) -> uvicorn.Server:
+    config = uvicorn.Config(
+        create_app(chosen),
+        host=chosen.host,
+        port=chosen.port,
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    return uvicorn.Server(config)
+
+
+def _run(server: uvicorn.Server) -> int:
+    server.run()
+    return 0 if server.started else 1
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    directory = arguments.data_dir or str(settings.default_data_dir(os.environ) / "demo")
+    chosen = settings.read(os.environ, arguments.host, arguments.port, directory)
+    with _ready(chosen):
+        server = _server(chosen)
+        url = f"http://{_host(chosen)}:{chosen.port}"
+        threading.Thread(target=_play_demo, args=(server, url, chosen), name="demo", daemon=True).start()
+        return _run(server)
+
+
+def _play_demo(server: uvicorn.Server, url: str, chosen: settings.Settings) -> None:
+    while not server.started:
+        if server.should_exit:
+            return
+        time.sleep(0.05)
+    console = Console()
+    for name, provider in DEMO:
+        with as_file(files("otel_voice").joinpath("demo", name)) as path:
+            recording = Recording(path, provider)  # type: ignore[arg-type]
+        done = replay(recording, url, chosen.api_key, speed=None, agent_name="demo", on_progress=lambda _: None)
+        console.print(f"replayed {name} ({provider}): {display.sentence(done)}", soft_wrap=True)
+        console.print(f"  {url}/v1/sessions/{done.session_id}/spans", soft_wrap=True)
+    console.print(f"\nopen {url}/v1/sessions  (or: otel-voice sessions --data-dir {chosen.data_dir})", soft_wrap=True)
+    console.print("Ctrl-C stops it.")
+
+
+# replay
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    try:
+        recording = Recording(arguments.file, arguments.provider)
+    except OSError as error:
+        raise Failed(f"{arguments.file}: {error.strerror}") from None
+    session_id = _canonical(arguments.session_id) if arguments.session_id else None
+    if arguments.dry_run or not arguments.endpoint:
+        session = recording.session(session_id)
+        _print_session(session, arguments.json)
+        return 0
+    speed = None if arguments.instant else arguments.speed
+    with display.progress(len(recording.events)) as advance:
+        summary = replay(
+            recording, arguments.endpoint, os.environ.get("OTEL_VOICE_API_KEY"), speed, advance, session_id
+        )
+    print(msgspec.json.encode(summary).decode() if arguments.json else display.sentence(summary))
+    return 0
+
+
+def _print_session(session: Session, as_json: bool) -> None:
+    spans, summary = session.take(), session.summary()
+    if as_json:
+        document = {"session_id": session.id, "trace_id": session.trace.id, "summary": summary, "spans": spans}
+        print(display.json(document))
+    else:
+        display.tree(spans, summary)
+
+
+def _canonical(text: str) -> str:
+    try:
+        return canonical(text)
+    except ValueError as error:
+        raise Failed(str(error)) from None
+
+
+# sessions, show, resend
+
+
+@contextlib.contextmanager
+def _reader(arguments: argparse.Namespace) -> Iterator[tuple[Reader, settings.Settings]]:
+    chosen = settings.read(os.environ, data_dir=arguments.data_dir)
+    try:
+        reader = Reader(chosen.data_dir)
+    except FileNotFoundError as error:
+        raise Failed(f"{error}; --data-dir or OTEL_VOICE_DATA_DIR says where it lies") from None
+    with contextlib.closing(reader):
+        yield reader, chosen
+
+
+def _sessions(arguments: argparse.Namespace) -> None:
+    with _reader(arguments) as (reader, _):
+        summaries = [display.summary(row) for row in reader.sessions(max(1, arguments.limit)) if row.summary]
+    if arguments.json:
+        print(display.json(summaries))
+    else:
+        display.table(summaries)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    session_id = _canonical(arguments.session)
+    with _reader(arguments) as (reader, chosen):
+        looked = look(reader, session_id, chosen.capture_content, time.time() * 1000)
+    if looked is None:
+        raise Failed(f"session {session_id} is not in the store")
+    spans, summary = looked
+    if arguments.json:
+        document = {"session_id": session_id, "trace_id": summary.trace_id, "summary": summary, "spans": spans}
+        print(display.json(document))
+    else:
+        display.tree(spans, summary)
+
+
+def _resend(arguments: argparse.Namespace) -> None:
+    session_id = _canonical(arguments.session)
+    with _reader(arguments) as (reader, chosen):
+        if chosen.export is None:
+            raise Failed("there is nowhere to send to: set OTEL_EXPORTER_OTLP_ENDPOINT or the LANGFUSE_ keys")
+        spans = made(reader, session_id, chosen.capture_content)
+    if spans is None:
+        raise Failed(f"session {session_id} is not in the store")
+    encode = encoder().request
+    asyncio.run(_send([Pending(n, 0, encode(span)) for n, span in enumerate(spans)], chosen.export))
+    print(f"sent {len(spans)} spans of session {session_id} to {chosen.export.url}")
+
+
+async def _send(rows: list[Pending], export: settings.Export) -> None:
+    """Once; who asks for it sees at once when it fails, and can ask again: the same spans replace themselves."""
+    async with client(export) as http:
+        while rows:
+            batch = joined(rows)
+            answer = await post(http, export, b"".join(row.body for row in batch))
+            if answer.verdict is not Verdict.TAKEN:
+                raise Failed(f"{export.url} did not take the spans: {answer.reason}; try again")
+            rows = rows[len(batch) :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

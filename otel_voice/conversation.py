@@ -1,0 +1,509 @@
+"""The fold: facts in their order -> turns with their responses, tools and speech, each until it is final.
+
+No I/O, clock, log or randomness. Times are milliseconds; `t` is a fact's corrected time. A turn is held until
+the next one has begun and the settle time has passed, or after 30 s of quiet with nothing going on in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import UNSET, Struct, field
+
+from otel_voice import events as e
+
+SETTLE_MS = 2_000.0
+QUIET_MS = 30_000.0
+
+
+class Said(Struct):
+    """One side's words in a turn: items in the order they were first seen, each final or in chunks."""
+
+    items: dict[str, list[str]] = field(default_factory=dict)
+    final: set[str] = field(default_factory=set)
+    whole: str | None = None
+    anonymous: int = 0
+
+    def announce(self, item_id: str) -> None:
+        self.items.setdefault(item_id, [])
+
+    def add(self, item_id: str | None, text: str, final: bool) -> None:
+        item = item_id or f"#{self.anonymous}"
+        if final:
+            self.items[item] = [text]
+            self.final.add(item)
+            self.anonymous += not item_id
+        elif item not in self.final:
+            self.items.setdefault(item, []).append(text)
+
+    @property
+    def text(self) -> str:
+        if self.whole is not None:
+            return self.whole
+        return " ".join(text for chunks in self.items.values() if (text := "".join(chunks).strip()))
+
+
+class Speech(Struct):
+    """Somebody was audible; only with both bounds does it become a span."""
+
+    who: str
+    key: str
+    start: float
+    end: float | None = None
+    measured_by: str | None = None
+    of: str | None = None  # the item or response that was spoken
+    heard_ms: float | None = None
+
+
+class Response(Struct):
+    id: str
+    start: float
+    end: float | None = None
+    model: str | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    usage: e.Usage | None = None
+    first_output: float | None = None
+    false_start: bool = False
+    named: bool = True
+    said: Said = field(default_factory=Said)
+
+
+class Tool(Struct):
+    call_id: str
+    turn: Turn | None  # None: it was called when its turn was final already
+    closed_turn: str | None = None
+    name: str | None = None
+    arguments: Any = UNSET
+    start: float | None = None
+    end: float | None = None
+    result: Any = UNSET
+    error: Any = UNSET
+    cancelled: bool = False
+
+    def says(self, fact: e.ToolResult) -> bool:
+        """Whether this very result is known already: providers and clients repeat themselves."""
+        known = (self.result, self.error, self.cancelled)
+        return self.end is not None and known == (fact.result, fact.error, fact.cancelled)
+
+    @property
+    def failed(self) -> bool:
+        return not self.cancelled and (self.end is None or self.error is not UNSET)
+
+
+class Happening(Struct):
+    """Something on the timeline that becomes a span of type event: a mark, an error, or a fact that came too late."""
+
+    fact: e.Event
+    t: float
+    key: str
+    late: bool = False
+
+
+class Turn(Struct):
+    id: str
+    number: int
+    start: float
+    end: float
+    named: bool = False
+    next_start: float | None = None
+    settle_at: float | None = None  # by the receiver's clock; the session sets it
+    user: Said = field(default_factory=Said)
+    agent: Said = field(default_factory=Said)
+    responses: dict[str, Response] = field(default_factory=dict)
+    tools: dict[str, Tool] = field(default_factory=dict)
+    speech: list[Speech] = field(default_factory=list)
+    happenings: list[Happening] = field(default_factory=list)
+    user_ends: list[float] = field(default_factory=list)
+    audible: float | None = None
+    first_output: float | None = None
+    done: bool = False
+    end_reason: str | None = None
+    interrupted_by: str | None = None
+    heard_ms: float | None = None
+    usage: e.Usage | None = None
+    model: str | None = None
+    final: bool = False
+
+    @property
+    def answered(self) -> float | None:
+        """When the agent was first heard; the playback's own word beats the provider's first output."""
+        return self.audible if self.audible is not None else self.first_output
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the end of the user's input to the answer; None where either was not measured."""
+        if (answered := self.answered) is None:
+            return None
+        ends = [end for end in self.user_ends if end <= answered]
+        return (answered - max(ends)) / 1000 if ends else None
+
+    @property
+    def agent_has_acted(self) -> bool:
+        return bool(self.answered is not None or self.agent.text or self.tools or self.responses)
+
+    @property
+    def busy(self) -> bool:
+        """Something measurably goes on, so silence is no sign that the turn is over."""
+        return (
+            any(tool.end is None for tool in self.tools.values())
+            or any(speech.end is None for speech in self.speech)
+            or any(response.end is None for response in self.responses.values())
+        )
+
+
+class History(Struct):
+    """Messages that the app seeded before a turn."""
+
+    role: str
+    text: str
+
+
+class Conversation:
+    """Folds facts; `take()` hands out what became final, in order: Turn, Tool, Happening (of no turn), History."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, Turn] = {}
+        self.closed: set[str] = set()
+        self.last_closed: str | None = None
+        self.starts_turns = False
+        self.over = False
+        self.tools: dict[str, Tool] = {}
+        self.closed_tools: set[str] = set()
+        self.current: Turn | None = None
+        self.number = 0
+        self.false_starts = 0
+        self.last: float | None = None
+        self.facts = e.SessionFacts()
+        self._out: list[Turn | Tool | tuple[str | None, Happening] | History] = []
+
+    def take(self) -> list[Turn | Tool | tuple[str | None, Happening] | History]:
+        out, self._out = self._out, []
+        return out
+
+    # Finality
+
+    def pass_time(self, t: float) -> None:
+        """A fact of the time `t` is about to be folded."""
+        self.settle(t)
+        self.last = t if self.last is None else max(self.last, t)
+
+    def settle(self, t: float) -> None:
+        """By the facts' own time: what had settled by `t` is final."""
+        for turn in self.superseded():
+            if turn.next_start is not None and t >= turn.next_start + SETTLE_MS:
+                self.finish(turn)
+        if self.last is not None and t >= self.last + QUIET_MS:
+            self.finish_quiet()
+
+    def superseded(self) -> list[Turn]:
+        """In the order of their end."""
+        turns = [turn for turn in self.open.values() if turn.next_start is not None]
+        return sorted(turns, key=lambda turn: (turn.next_start or 0, turn.number))
+
+    def _in_turn(self) -> list[Turn]:
+        return sorted(self.open.values(), key=lambda turn: turn.number)
+
+    def finish_quiet(self) -> None:
+        """After the session's end nothing is waited for."""
+        if self.over:
+            self.close()
+        for turn in [turn for turn in self._in_turn() if not turn.busy]:
+            self.finish(turn)
+
+    @property
+    def has_quiet(self) -> bool:
+        """Whether a silence would make something final."""
+        if self.over:
+            return bool(self.open or self.tools)
+        return any(not turn.busy for turn in self.open.values())
+
+    def finish(self, turn: Turn) -> None:
+        """Makes a turn final, and those of its tools that were answered."""
+        del self.open[turn.id]
+        self.closed.add(turn.id)
+        self.last_closed = turn.id
+        if self.current is turn:
+            self.current = None
+        turn.final = True
+        self._out.append(turn)
+        for tool in list(turn.tools.values()):
+            if tool.end is not None:
+                self._finish_tool(tool)
+
+    def close(self) -> None:
+        """The session is over: everything is final, answered or not."""
+        self.over = True
+        for turn in self._in_turn():
+            if not turn.done and turn.end_reason is None:
+                turn.end_reason = "session_closed"
+            self.finish(turn)
+        for tool in list(self.tools.values()):
+            self._finish_tool(tool)
+
+    def _finish_tool(self, tool: Tool) -> None:
+        if self.tools.pop(tool.call_id, None) is not None:
+            self.closed_tools.add(tool.call_id)
+            self._out.append(tool)
+
+    # Facts
+
+    def fold(self, fact: e.Fact, t: float, key: str) -> None:
+        """One fact at its time; `key` is unique to it and gives an id to what it opens."""
+        turn_id = getattr(fact, "turn_id", None)
+        if turn_id in self.closed and not self._about_tool(fact):
+            if not isinstance(fact, e.ResponseOutput | e.FalseStart):
+                self._happen(turn_id, Happening(fact, t, key, late=True))
+            return
+        _FOLDS[type(fact)](self, fact, t, key)
+
+    def _about_tool(self, fact: e.Fact) -> bool:
+        """A tool has a span of its own: its call may come after its turn's end, its answer long after."""
+        return isinstance(fact, e.ToolCall) or (isinstance(fact, e.ToolResult) and fact.call_id in self.tools)
+
+    def _happen(self, turn_id: str | None, happening: Happening) -> None:
+        """On its turn while that is open, so that it keeps its parent; else at once."""
+        if turn_id is not None and (turn := self.open.get(turn_id)) is not None:
+            turn.happenings.append(happening)
+        else:
+            self._out.append((turn_id if turn_id in self.closed else None, happening))
+
+    def _begin(self, turn_id: str, t: float, named: bool) -> Turn:
+        self.number += 1
+        turn = self.open[turn_id] = Turn(turn_id, self.number, start=t, end=t, named=named)
+        for earlier in self.open.values():
+            if earlier is not turn and earlier.next_start is None:
+                earlier.next_start = t
+        self.current = turn
+        return turn
+
+    def _turn(self, turn_id: str | None, t: float, key: str, begins: Callable[[Turn], bool]) -> Turn:
+        """The turn a fact belongs to: the one it names, else the current one, unless the fact begins another."""
+        turn = self.open.get(turn_id) if turn_id else self.current
+        if turn is None or (turn_id is None and begins(turn)):
+            turn = self._named(turn_id, t) if turn_id else self._begin(key, t, named=False)
+        turn.end = max(turn.end, t)
+        return turn
+
+    def _ended_turn(self, fact: e.Bound, t: float, key: str) -> Turn | None:
+        """The turn of a bound that ends something; it begins none: where all turns are final, it came too late."""
+        if fact.turn_id is None and self.current is None and self.last_closed is not None:
+            self._happen(self.last_closed, Happening(fact, t, key, late=True))
+            return None
+        return self._turn(fact.turn_id, t, key, _never)
+
+    def _named(self, turn_id: str, t: float) -> Turn:
+        """A turn that is named for the first time: the unnamed one that is open and unfinished, or a new one."""
+        turn = self.current
+        if turn is None or turn.named or turn.done:
+            return self._begin(turn_id, t, named=True)
+        del self.open[turn.id]
+        turn.id, turn.named = turn_id, True
+        self.open[turn_id] = turn
+        return turn
+
+    def _turn_start(self, fact: e.TurnStart, t: float, key: str) -> None:
+        self.starts_turns = True
+        if (turn := self.open.get(fact.turn_id)) is not None:
+            turn.start = min(turn.start, t)
+        elif self.current is not None and self.current.agent_has_acted:
+            self._begin(fact.turn_id, t, named=True)
+        else:
+            self._named(fact.turn_id, t)
+
+    def _turn_complete(self, fact: e.TurnComplete, t: float, key: str) -> None:
+        turn = self._turn(fact.turn_id, t, key, _never)
+        turn.done = True
+        turn.end_reason = fact.end_reason or turn.end_reason
+        turn.model = fact.model or turn.model
+        turn.user.whole = fact.user_text if fact.user_text is not None else turn.user.whole
+        turn.agent.whole = fact.agent_text if fact.agent_text is not None else turn.agent.whole
+        turn.usage = fact.usage or turn.usage
+        for response in turn.responses.values():
+            response.end = t if response.end is None else response.end
+
+    def _transcript(self, fact: e.Transcript, t: float, key: str) -> None:
+        if fact.role == "user":
+            turn = self._turn(fact.turn_id, t, key, _begins_by_user_text)
+            turn.user.add(fact.item_id, fact.text, fact.final)
+            if fact.typed:
+                turn.user_ends.append(t)
+            return
+        turn = self._turn(fact.turn_id, t, key, _never)
+        turn.agent.add(fact.item_id, fact.text, fact.final)
+        if (response := turn.responses.get(fact.response_id or "")) is not None:
+            response.said.add(fact.item_id, fact.text, fact.final)
+
+    def _user_speech_start(self, fact: e.UserSpeechStart, t: float, key: str) -> None:
+        turn = self._turn(fact.turn_id, t, key, _begins_by_user_speech)
+        if fact.item_id:
+            turn.user.announce(fact.item_id)
+        turn.speech.append(Speech("user", key, t, measured_by=fact.measured_by, of=fact.item_id))
+
+    def _user_speech_end(self, fact: e.UserSpeechEnd, t: float, key: str) -> None:
+        if (turn := self._ended_turn(fact, t, key)) is None:
+            return
+        turn.user_ends.append(t)
+        _end_speech(turn, "user", t, fact.item_id, fact.measured_by)
+
+    def _agent_speech_start(self, fact: e.AgentSpeechStart, t: float, key: str) -> None:
+        turn = self._turn(fact.turn_id, t, key, _never)
+        turn.audible = t if turn.audible is None else min(turn.audible, t)
+        turn.speech.append(Speech("agent", key, t, measured_by=fact.measured_by, of=fact.response_id))
+
+    def _agent_speech_end(self, fact: e.AgentSpeechEnd, t: float, key: str) -> None:
+        if (turn := self._ended_turn(fact, t, key)) is None:
+            return
+        speech = _end_speech(turn, "agent", t, fact.response_id, fact.measured_by)
+        if speech is not None and fact.heard_ms is not None:
+            speech.heard_ms = fact.heard_ms
+
+    def _response_start(self, fact: e.ResponseStart, t: float, key: str) -> None:
+        turn = self._turn(fact.turn_id, t, key, lambda turn: turn.done)
+        id_ = fact.response_id or key
+        if id_ not in turn.responses:
+            turn.responses[id_] = Response(id_, t, model=fact.model, named=fact.response_id is not None)
+
+    def _response_output(self, fact: e.ResponseOutput, t: float, key: str) -> None:
+        turn = self._turn(fact.turn_id, t, key, _never)
+        turn.first_output = t if turn.first_output is None else min(turn.first_output, t)
+        response = turn.responses.setdefault(fact.response_id, Response(fact.response_id, t))
+        response.first_output = t if response.first_output is None else min(response.first_output, t)
+
+    def _response_end(self, fact: e.ResponseEnd, t: float, key: str) -> None:
+        turn = self._turn(fact.turn_id, t, key, _never)
+        response = _response_of(turn, fact.response_id, key)
+        response.end = t
+        response.model = fact.model or response.model
+        response.finish_reason = fact.finish_reason or response.finish_reason
+        response.error = fact.error or response.error
+        response.usage = fact.usage or response.usage
+
+    def _false_start(self, fact: e.FalseStart, t: float, key: str) -> None:
+        turn = self._turn(fact.turn_id, t, key, _never)
+        self.false_starts += 1
+        if (response := turn.responses.get(fact.response_id)) is not None:
+            response.false_start = True
+
+    def _interrupted(self, fact: e.Interrupted, t: float, key: str) -> None:
+        turn = self._turn(fact.turn_id, t, key, _never) if fact.turn_id else self._last_heard()
+        if turn is None:
+            self._happen(None, Happening(fact, t, key))
+            return
+        turn.interrupted_by = fact.source
+        turn.heard_ms = fact.heard_ms if fact.heard_ms is not None else turn.heard_ms
+        if fact.source != "tool_response":
+            turn.end_reason = "interrupted"
+
+    def _last_heard(self) -> Turn | None:
+        """The latest turn in which the agent said something: what a barge-in without a turn's id cuts off."""
+        heard = [turn for turn in self.open.values() if turn.agent_has_acted]
+        return heard[-1] if heard else self.current
+
+    def _tool_call(self, fact: e.ToolCall, t: float, key: str) -> None:
+        if fact.call_id in self.closed_tools:
+            self._happen(fact.turn_id, Happening(fact, t, key, late=True))
+            return
+        tool = self.tools.get(fact.call_id)
+        if tool is None:
+            tool = self._new_tool(fact.call_id, fact.turn_id, t, key)
+        if tool.start is None:
+            tool.start, tool.name, tool.arguments = t, fact.name, fact.arguments
+
+    def _new_tool(self, call_id: str, turn_id: str | None, t: float, key: str) -> Tool:
+        if turn_id in self.closed:
+            tool = self.tools[call_id] = Tool(call_id, None, turn_id)
+            return tool
+        # A client that only ever completes turns calls its tools before the turn has a name.
+        turn = self._turn(turn_id, t, key, lambda turn: turn.done and not self.starts_turns)
+        tool = self.tools[call_id] = turn.tools[call_id] = Tool(call_id, turn)
+        return tool
+
+    def _tool_result(self, fact: e.ToolResult, t: float, key: str) -> None:
+        tool = self.tools.get(fact.call_id)
+        if tool is not None and tool.says(fact):
+            return
+        if fact.call_id in self.closed_tools or (tool is not None and tool.end is not None):
+            self._happen(fact.turn_id, Happening(fact, t, key, late=True))
+            return
+        if tool is None:
+            tool = self._new_tool(fact.call_id, fact.turn_id, t, key)
+        tool.end, tool.result, tool.error, tool.cancelled = t, fact.result, fact.error, fact.cancelled
+        tool.name = tool.name or fact.name
+        if tool.turn is None or tool.turn.final:
+            self._finish_tool(tool)
+        else:
+            tool.turn.end = max(tool.turn.end, t)
+
+    def _at_the_time(self, fact: e.Error | e.Mark, t: float, key: str) -> None:
+        turn_id = fact.turn_id or (self.current.id if self.current else None)
+        self._happen(turn_id, Happening(fact, t, key))
+
+    def _session_facts(self, fact: e.SessionFacts, t: float, key: str) -> None:
+        for name in ("provider", "provider_session_id", "model", "instructions"):
+            if (value := getattr(fact, name)) is not None:
+                setattr(self.facts, name, value)
+
+    def _history(self, fact: e.HistoryItem, t: float, key: str) -> None:
+        self._out.append(History(fact.role, fact.text))
+
+    def _nothing(self, fact: e.Fact, t: float, key: str) -> None:
+        """The session's own business."""
+
+
+_FOLDS: dict[type, Callable[[Conversation, Any, float, str], None]] = {
+    e.TurnStart: Conversation._turn_start,
+    e.TurnComplete: Conversation._turn_complete,
+    e.ToolCall: Conversation._tool_call,
+    e.ToolResult: Conversation._tool_result,
+    e.Transcript: Conversation._transcript,
+    e.UserSpeechStart: Conversation._user_speech_start,
+    e.UserSpeechEnd: Conversation._user_speech_end,
+    e.AgentSpeechStart: Conversation._agent_speech_start,
+    e.AgentSpeechEnd: Conversation._agent_speech_end,
+    e.ResponseStart: Conversation._response_start,
+    e.ResponseOutput: Conversation._response_output,
+    e.ResponseEnd: Conversation._response_end,
+    e.FalseStart: Conversation._false_start,
+    e.Interrupted: Conversation._interrupted,
+    e.Error: Conversation._at_the_time,
+    e.Mark: Conversation._at_the_time,
+    e.SessionFacts: Conversation._session_facts,
+    e.HistoryItem: Conversation._history,
+    e.SessionEnd: Conversation._nothing,
+}
+
+
+def _never(turn: Turn) -> bool:
+    return False
+
+
+def _begins_by_user_speech(turn: Turn) -> bool:
+    return turn.done or turn.agent_has_acted
+
+
+def _begins_by_user_text(turn: Turn) -> bool:
+    """A transcript is often late: it begins a turn only where the current one already has the user's words."""
+    return turn.done or (turn.agent_has_acted and bool(turn.user.final))
+
+
+def _end_speech(turn: Turn, who: str, t: float, id_: str | None, measured_by: str | None) -> Speech | None:
+    for speech in turn.speech:
+        if speech.who == who and speech.end is None and (id_ is None or speech.of in (None, id_)):
+            speech.end = max(speech.start, t)
+            speech.measured_by = measured_by or speech.measured_by
+            return speech
+    return None
+
+
+def _response_of(turn: Turn, response_id: str | None, key: str) -> Response:
+    """The response that ends: the one named, else the latest that is open, else one that nobody saw begin."""
+    if response_id is None:
+        running = [response for response in turn.responses.values() if response.end is None]
+        if running:
+            return running[-1]
+    id_ = response_id or key
+    return turn.responses.setdefault(
+        id_, Response(id_, start=max(turn.user_ends, default=turn.start), named=response_id is not None)
+    )

@@ -1,0 +1,161 @@
+"""What the terminal shows: tables, span trees, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from otel_voice import semconv as s
+from otel_voice.session import Summary
+from otel_voice.spans import Span
+from otel_voice.store import SessionRow
+
+TEXT_SHOWN = 100
+
+
+def json(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def summary(row: SessionRow) -> Summary:
+    return msgspec.json.decode(row.summary, type=Summary)
+
+
+def duration(ms: float) -> str:
+    if ms < 1_000:
+        return f"{ms:.0f} ms"
+    if ms < 60_000:
+        return f"{ms / 1000:.1f} s"
+    minutes, seconds = divmod(round(ms / 1000), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def sentence(of: Summary) -> str:
+    """A session in one line."""
+    parts = [counted(of.turn_count, "turn"), counted(of.tool_call_count, "tool call")]
+    if of.interruption_count:
+        parts.append(counted(of.interruption_count, "interruption"))
+    if of.events_lost:
+        parts.append(f"{counted(of.events_lost, 'event')} lost")
+    return f"session {of.session_id}: {', '.join(parts)} in {duration(of.duration_ms)}"
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("events"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("replay", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def table(summaries: list[Summary]) -> None:
+    console = _console()
+    if not summaries:
+        console.print("no sessions yet")
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in (
+        "started",
+        "session",
+        "user",
+        "agent, model",
+        "length",
+        "turns",
+        "interr.",
+        "tools",
+        "p50, p95",
+        "end",
+        "lost",
+    ):
+        shown.add_column(name, no_wrap=name in ("started", "session"), justify="left")
+    for of in summaries:
+        shown.add_row(*(Text(cell) for cell in _cells(of)))
+    console.print(shown)
+
+
+def _cells(of: Summary) -> list[str]:
+    latency = of.user_bot_latency_ms
+    errors = f" ({of.tool_error_count} failed)" if of.tool_error_count else ""
+    return [
+        datetime.fromtimestamp(of.started_at / 1000).strftime("%Y-%m-%d %H:%M:%S"),
+        of.session_id,
+        of.user_id or "",
+        ", ".join(part for part in (of.agent_name, of.model) if part),
+        duration(of.duration_ms),
+        str(of.turn_count),
+        str(of.interruption_count or ""),
+        f"{of.tool_call_count}{errors}" if of.tool_call_count else "",
+        ", ".join(duration(ms) for ms in (latency.p50, latency.p95) if ms is not None),
+        of.end_reason or of.status,
+        str(of.events_lost or ""),
+    ]
+
+
+def tree(spans: list[Span], of: Summary) -> None:
+    """The spans under their parents, in the order of their start."""
+    console = _console()
+    console.print(Text(f"{sentence(of)}, trace {of.trace_id}"))
+    children: dict[str, list[Span]] = {}
+    known = {span.span_id for span in spans}
+    for span in sorted(spans, key=lambda span: (span.start_time_unix_nano, -span.end_time_unix_nano)):
+        children.setdefault(span.parent_span_id if span.parent_span_id in known else "", []).append(span)
+    first = min((span.start_time_unix_nano for span in spans), default=0)
+    top = Tree(Text("trace"), hide_root=True)
+    _grow(top, "", children, first)
+    console.print(top)
+
+
+def _grow(branch: Tree, parent: str, children: dict[str, list[Span]], first: int) -> None:
+    for span in children.get(parent, []):
+        _grow(branch.add(_label(span, first)), span.span_id, children, first)
+
+
+def _label(span: Span, first: int) -> Text:
+    length = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
+    label = Text(span.name, style="bold")
+    label.append(f"  +{(span.start_time_unix_nano - first) / 1e9:.2f} s", style="dim")
+    label.append(f"  {duration(length)}", style="cyan")
+    if span.open:
+        label.append("  open", style="yellow")
+    if span.status == "ERROR" or s.ERROR_TYPE in span.attributes:
+        label.append(f"  {span.attributes.get(s.ERROR_TYPE, 'error')}", style="red")
+    if s.INTERRUPTION_SOURCE in span.attributes:
+        label.append(f"  interrupted by {span.attributes[s.INTERRUPTION_SOURCE]}", style="magenta")
+    for key, mark in ((s.OBSERVATION_INPUT, "in "), (s.OBSERVATION_OUTPUT, "out")):
+        if span.parent_span_id and (text := _content(span.attributes.get(key))):
+            label.append(f"\n{mark} {text}", style="dim")
+    return label
+
+
+def _content(value: object) -> str:
+    """Chat messages as their words; control characters never reach the terminal."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        messages = msgspec.json.decode(value, type=list[dict[str, object]])
+        text = " / ".join(str(message.get("content") or "(tool calls)") for message in messages)
+    except msgspec.DecodeError:
+        text = value
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= TEXT_SHOWN else text[: TEXT_SHOWN - 1] + "…"
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else 220
+    return Console(width=width, highlight=False, soft_wrap=False)

@@ -1,0 +1,172 @@
+"""The edge: who may come in, how much of a body is read, and what an error looks like. Status codes as data."""
+
+from __future__ import annotations
+
+import hmac
+import zlib
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from otel_voice import spans
+from otel_voice.settings import LOOPBACK, Settings
+from otel_voice.tokens import Invalid, Tokens
+
+TIME_HEADER = "x-otel-voice-time"
+# A page's batch is a few kB; a day's leftovers of one page still fit.
+BODY_BYTES = 2**20
+INFLATED_BYTES = 8 * 2**20
+
+
+class Rejected(Exception):
+    """An answer other than 2xx: a status and one sentence."""
+
+    def __init__(self, status: int, error: str, retry_after: int | None = None) -> None:
+        super().__init__(error)
+        self.status, self.error, self.retry_after = status, error, retry_after
+
+
+class JSON(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
+
+
+def rejection(_: Request, error: Exception) -> Response:
+    rejected = cast("Rejected", error)
+    headers = {} if rejected.retry_after is None else {"retry-after": str(rejected.retry_after)}
+    if rejected.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return JSON({"error": rejected.error}, rejected.status, headers)
+
+
+# Bodies
+
+
+async def body_of(request: Request, types: tuple[str, ...]) -> bytes:
+    """The body, inflated, read no further than the limits. Raises Rejected: 400, 413, 415."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip"):
+        raise Rejected(415, "content-encoding: must be gzip or none")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES:
+            raise Rejected(413, f"body: at most {BODY_BYTES} bytes")
+    type_ = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if body and type_ not in types:
+        raise Rejected(415, f"content-type: must be {' or '.join(types)}")
+    return _inflate(bytes(body)) if encoding == "gzip" else bytes(body)
+
+
+def _inflate(body: bytes) -> bytes:
+    inflater = zlib.decompressobj(31)
+    try:
+        inflated = inflater.decompress(body, INFLATED_BYTES + 1)
+    except zlib.error:
+        raise Rejected(400, "body: it is not gzip, as content-encoding says") from None
+    if len(inflated) > INFLATED_BYTES:
+        raise Rejected(413, f"body: at most {INFLATED_BYTES} bytes when inflated")
+    if not inflater.eof:
+        raise Rejected(400, "body: the gzip ends too early")
+    return inflated
+
+
+# Who
+
+
+def canonical(session_id: str) -> str:
+    """A path's session id in its one form. Raises Rejected."""
+    try:
+        return spans.session_id(session_id)
+    except ValueError as error:
+        raise Rejected(422, str(error)) from None
+
+
+def bearer(request: Request) -> str | None:
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    return value.strip() or None if scheme.lower() == "bearer" else None
+
+
+class Gate:
+    """Decides by key and token. Without a key the server is bound to loopback, and whoever reaches it is the app."""
+
+    def __init__(self, settings: Settings, tokens: Tokens, clock: Callable[[], float]) -> None:
+        self._key, self._tokens, self._clock = settings.api_key, tokens, clock
+
+    def is_app(self, request: Request) -> bool:
+        if self._key is None:
+            return True
+        return hmac.compare_digest((bearer(request) or "").encode(), self._key.encode())
+
+    def app_only(self, request: Request) -> None:
+        """Raises Rejected: 401, 403."""
+        if not self.is_app(request):
+            status = 403 if bearer(request) else 401
+            raise Rejected(status, "authorization: this needs the API key, as `Bearer` followed by OTEL_VOICE_API_KEY")
+
+    def page(self, token: str | None, session_id: str) -> None:
+        """The token must be for this session. Raises Rejected: 401, 403."""
+        if not token:
+            raise Rejected(401, "token: it is missing; send it as Bearer or as `token` in the body")
+        try:
+            owner = self._tokens.session_of(token, self._clock())
+        except Invalid as invalid:
+            raise Rejected(401, str(invalid)) from None
+        if owner != session_id:
+            raise Rejected(403, "token: it is for another session")
+
+    def page_or_app(self, request: Request, token: str | None, session_id: str) -> None:
+        """The app by its key (on loopback without one, by not being a page with a token), or the page by its token."""
+        if token is None and self._key is None:
+            return
+        if self._key is None or not self.is_app(request):
+            self.page(token, session_id)
+
+
+class HostCheck:
+    """Without a key, only names of this machine may be asked for (a foreign name that resolves here is a rebinding),
+    and only by pages of this machine or of an allowed origin. Every answer gets the server's time."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, clock: Callable[[], float]) -> None:
+        self.app, self._clock = app, clock
+        self._check = settings.api_key is None
+        self._origins = settings.allowed_origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        arrived = self._clock()
+
+        async def timed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (TIME_HEADER.encode(), b"%.3f" % (arrived * 1000))]
+            await send(message)
+
+        if self._check and (error := self._stranger(Headers(scope=scope))):
+            await JSON({"error": error}, 403)(scope, receive, timed)
+            return
+        await self.app(scope, receive, timed)
+
+    def _stranger(self, headers: Headers) -> str | None:
+        if not _is_local(headers.get("host", "")):
+            return "host: without an API key this server answers on loopback names only"
+        origin = headers.get("origin")
+        if origin is None or origin in self._origins or _is_local(origin.partition("://")[2]):
+            return None
+        return "origin: pages of this origin may not ask; list it in OTEL_VOICE_ALLOWED_ORIGINS"
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return urlsplit(f"//{host}").hostname in LOOPBACK
+    except ValueError:
+        return False

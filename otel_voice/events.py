@@ -1,0 +1,365 @@
+"""The wire contract: one type per event, the batch decoder, a verdict per event.
+
+Times are milliseconds since the epoch by the sender's clock. `seq` numbers a source's events from 0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct
+
+T = TypeVar("T")
+
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Text = Annotated[str, Meta(max_length=262_144)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+# Any real call is younger than this; a clock that says otherwise is unset.
+EARLIEST_MS = 946_684_800_000  # 2000-01-01
+LATEST_MS = 4_102_444_800_000  # 2100-01-01
+MAX_EVENTS = 1_000
+
+Millis = Annotated[float, Meta(ge=EARLIEST_MS, le=LATEST_MS)]
+Duration = Annotated[float, Meta(ge=0, le=86_400_000)]
+
+Role = Literal["user", "agent", "assistant"]
+EndReason = Literal["completed", "interrupted", "session_closed"]
+InterruptionSource = Literal["user_speech", "tool_response", "programmatic"]
+
+
+class Refused(ValueError):
+    """Input that cannot be taken; the message is one sentence that names the field."""
+
+
+class NotJSON(Refused):
+    """The body is no JSON at all."""
+
+
+class Usage(Struct, omit_defaults=True):
+    """Tokens of one model response. The modality counts are contained in the totals; None is "not said"."""
+
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    input_text_tokens: Count | None = None
+    input_audio_tokens: Count | None = None
+    input_image_tokens: Count | None = None
+    output_text_tokens: Count | None = None
+    output_audio_tokens: Count | None = None
+    cached_tokens: Count | None = None
+    cached_text_tokens: Count | None = None
+    cached_audio_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
+
+
+class Event(Struct, kw_only=True, omit_defaults=True, tag_field="type"):
+    seq: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    ts: Millis | None = None
+
+
+class TurnStart(Event, tag="turn_start"):
+    turn_id: Name
+
+
+class TurnComplete(Event, tag="turn_complete"):
+    turn_id: Name
+    user_text: Text | None = None
+    agent_text: Text | None = None
+    usage: Usage | None = None
+    model: Name | None = None
+    end_reason: EndReason | None = None
+
+
+class ToolCall(Event, tag="tool_call"):
+    call_id: Name
+    name: Name
+    arguments: Any = None
+    turn_id: Name | None = None
+    response_id: Name | None = None
+
+
+class ToolResult(Event, tag="tool_result"):
+    """A result, an error or a cancellation; with none of them, the tool answered nothing."""
+
+    call_id: Name
+    result: Any = UNSET
+    error: Any = UNSET
+    cancelled: bool = False
+    name: Name | None = None
+    turn_id: Name | None = None
+
+
+class ProviderMessage(Event, tag="provider_message"):
+    provider: Literal["gemini-live", "openai-realtime"]
+    dir: Literal["sent", "received"]
+    message: dict[str, Any]
+
+
+class Transcript(Event, tag="transcript"):
+    """Chunks of one `item_id` are joined in order; a final one replaces them.
+
+    `typed` text was written, not spoken: the answer's latency runs from it.
+    """
+
+    role: Role
+    text: Text
+    final: bool = False
+    typed: bool = False
+    item_id: Name | None = None
+    turn_id: Name | None = None
+    response_id: Name | None = None
+
+
+class Bound(Event):
+    """When somebody was audible. Only measured bounds: `measured_by` says how."""
+
+    measured_by: Name | None = None
+    turn_id: Name | None = None
+
+
+class UserSpeechStart(Bound, tag="user_speech_start"):
+    item_id: Name | None = None
+
+
+class UserSpeechEnd(Bound, tag="user_speech_end"):
+    item_id: Name | None = None
+
+
+class AgentSpeechStart(Bound, tag="agent_speech_start"):
+    response_id: Name | None = None
+
+
+class AgentSpeechEnd(Bound, tag="agent_speech_end"):
+    response_id: Name | None = None
+    heard_ms: Duration | None = None
+
+
+class ResponseStart(Event, tag="response_start"):
+    response_id: Name | None = None
+    model: Name | None = None
+    turn_id: Name | None = None
+
+
+class ResponseEnd(Event, tag="response_end"):
+    response_id: Name | None = None
+    model: Name | None = None
+    finish_reason: Name | None = None
+    usage: Usage | None = None
+    error: Text | None = None
+    turn_id: Name | None = None
+
+
+class Interrupted(Event, tag="interrupted"):
+    source: InterruptionSource = "user_speech"
+    heard_ms: Duration | None = None
+    turn_id: Name | None = None
+    response_id: Name | None = None
+
+
+class Error(Event, tag="error"):
+    message: Text
+    code: Name | None = None
+    turn_id: Name | None = None
+
+
+class Mark(Event, tag="mark"):
+    name: Name
+    attributes: dict[Name, str | bool | int | float | None] = {}
+    turn_id: Name | None = None
+
+
+class SessionEnd(Event, tag="session_end"):
+    reason: Name = "user_hangup"
+    last_seq: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+
+
+WireEvent = (
+    TurnStart
+    | TurnComplete
+    | ToolCall
+    | ToolResult
+    | ProviderMessage
+    | Transcript
+    | UserSpeechStart
+    | UserSpeechEnd
+    | AgentSpeechStart
+    | AgentSpeechEnd
+    | ResponseStart
+    | ResponseEnd
+    | Interrupted
+    | Error
+    | Mark
+    | SessionEnd
+)
+
+
+# Facts that only an adapter states: they never travel.
+
+
+class SessionFacts(Event, tag="session_facts"):
+    """What a provider said of the whole session; a later one wins, field by field."""
+
+    provider: str | None = None  # the gen_ai.provider.name: gcp.gemini, gcp.vertex_ai, openai
+    provider_session_id: str | None = None
+    model: str | None = None
+    instructions: str | None = None
+
+
+class ResponseOutput(Event, tag="response_output"):
+    """The first audible or readable output of a response: where latency ends."""
+
+    response_id: str
+    turn_id: str
+
+
+class FalseStart(Event, tag="false_start"):
+    """A response that the provider began and dropped, unheard, because the user went on speaking."""
+
+    response_id: str
+    turn_id: str
+
+
+class HistoryItem(Event, tag="history_item"):
+    """A message that the app seeded: part of the conversation, no turn."""
+
+    role: Literal["user", "assistant", "system"]
+    text: str
+
+
+Fact = WireEvent | SessionFacts | ResponseOutput | FalseStart | HistoryItem
+
+
+# Requests
+
+
+class Clock(Struct):
+    """What the sender knows of its clock: add `offset` ms to its times to get the receiver's."""
+
+    offset: Annotated[float, Meta(ge=-(10**13), le=10**13)]
+    uncertainty: Annotated[float, Meta(ge=0, le=10**13)] | None = None
+
+
+class Envelope(Struct):
+    """A batch as it arrives: the token can be checked before any event is looked at."""
+
+    events: list[Raw]
+    source: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    token: Annotated[str, Meta(max_length=4096)] | None = None
+    sent_at: Millis | None = None
+    clock: Clock | None = None
+
+
+class NewSession(Struct, omit_defaults=True):
+    """What the app's backend says of a session when it makes it."""
+
+    session_id: str | None = None
+    previous_session_id: Annotated[str, Meta(max_length=128)] | None = None
+    user_id: Annotated[str, Meta(max_length=200)] | None = None
+    agent_name: Name | None = None
+    provider: Name | None = None
+    model: Name | None = None
+    tags: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=50)] | None = None
+    metadata: dict[Name, str | bool | int | float | None] | None = None
+    environment: Annotated[str, Meta(pattern="^(?!langfuse)[a-z0-9_-]{1,40}$")] | None = None
+    idle_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] | None = None
+    traceparent: Annotated[str, Meta(pattern="^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None = None
+
+
+class EndRequest(Struct):
+    reason: Name = "user_hangup"
+    last_seq: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    source: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    token: Annotated[str, Meta(max_length=4096)] | None = None
+
+
+# The log: what was accepted, as it was accepted. Each record is a row of the store.
+
+
+class Created(Struct, tag="created", tag_field="kind", omit_defaults=True):
+    """A session was made, with these properties."""
+
+    session: NewSession
+
+
+class Accepted(Struct, tag="accepted", tag_field="kind", omit_defaults=True):
+    """A batch's accepted events. `refused` are the numbers of those that were not: they are not lost ones."""
+
+    events: list[Raw]
+    source: str | None = None
+    clock: Clock | None = None
+    refused: list[int] = []
+
+
+class _Numbered(Struct):
+    seq: int | None = None
+
+
+_SURROGATE = re.compile(rb"\\\\u[dD][89a-fA-F]")
+_FIELD = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<field>.*)`)?$", re.DOTALL)
+_event: msgspec.json.Decoder[WireEvent] = msgspec.json.Decoder(WireEvent)
+_record: msgspec.json.Decoder[Created | Accepted] = msgspec.json.Decoder(Created | Accepted)
+_numbered = msgspec.json.Decoder(_Numbered)
+encode = msgspec.json.Encoder().encode
+
+
+def sentence(error: Exception) -> str:
+    """The decoder's message as one sentence that begins with the field."""
+    if isinstance(error, RecursionError):
+        return "the JSON is nested too deeply"
+    found = _FIELD.match(str(error))
+    what, field = (found["what"], found["field"]) if found else (str(error), None)
+    if what[1:2].islower():
+        what = what[:1].lower() + what[1:]
+    return f"{field}: {what}" if field else what
+
+
+def decode(body: bytes, type_: type[T]) -> T:
+    """A request's body as `type_`. Raises NotJSON, or Refused with a sentence that names the field."""
+    try:
+        return msgspec.json.decode(_mended(body), type=type_)
+    except msgspec.ValidationError as error:
+        raise Refused(sentence(error)) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise NotJSON(f"body: {sentence(error)}") from None
+
+
+def decode_envelope(body: bytes) -> Envelope:
+    """The batch with its events left raw. Raises Refused with a sentence that names the field."""
+    envelope = decode(body, Envelope)
+    if len(envelope.events) > MAX_EVENTS:
+        raise Refused(f"events: at most {MAX_EVENTS} in a batch, got {len(envelope.events)}")
+    return envelope
+
+
+def _mended(body: bytes) -> bytes:
+    """A page that cuts text between the halves of an emoji sends half a surrogate pair, escaped. It stands for no
+    character, and must not cost the whole batch."""
+    if not _SURROGATE.search(body):
+        return body
+    try:
+        return json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return body
+
+
+def decode_event(raw: Raw | bytes) -> WireEvent:
+    """Raises Refused with a sentence that names the field."""
+    try:
+        return _event.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Refused(sentence(error)) from None
+
+
+def decode_record(body: bytes) -> Created | Accepted:
+    """A row of the log. It was checked when it was accepted: an error here is a damaged store."""
+    return _record.decode(body)
+
+
+def seq_of(raw: Raw | bytes) -> int | None:
+    """The number of an event that may be refused."""
+    try:
+        return _numbered.decode(raw).seq
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,168 @@
+"""HTTP in: authenticate, decode, commit, answer."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Raw, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from otel_voice import events as e
+from otel_voice import spans
+from otel_voice.adapters import allow
+from otel_voice.edge import JSON, Gate, Rejected, bearer, body_of, canonical
+from otel_voice.session import MAX_DURATION_MS, Summary
+from otel_voice.sessions import Sessions
+from otel_voice.store import Store
+from otel_voice.tokens import Tokens
+
+# A page that was closed leaves events behind, which the next visit sends.
+TOKEN_OUTLIVES_S = 24 * 3600
+# A sender's clock may be wrong, but not by more than this into the future after its own correction.
+AHEAD_MS = 24 * 3_600_000
+BATCH_TYPES = ("application/json", "text/plain")
+
+
+class Made(Struct):
+    """The answer to a new session; `expires_at` is the token's end in ms since the epoch."""
+
+    session_id: str
+    trace_id: str
+    token: str
+    traceparent: str
+    events_url: str
+    expires_at: int
+
+
+class RejectedEvent(Struct):
+    index: int
+    error: str
+
+
+class Verdict(Struct):
+    accepted: int
+    rejected: list[RejectedEvent]
+
+
+class Receiver:
+    def __init__(
+        self, sessions: Sessions, store: Store, tokens: Tokens, gate: Gate, clock: Callable[[], float]
+    ) -> None:
+        self._sessions, self._store, self._tokens = sessions, store, tokens
+        self._gate, self._clock = gate, clock
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/sessions", self.create, methods=["POST"]),
+            Route("/v1/sessions/{id}/events", self.events, methods=["POST"]),
+            Route("/v1/sessions/{id}/end", self.end, methods=["POST"]),
+            Route("/v1/sessions/{id}", self.erase, methods=["DELETE"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        self._gate.app_only(request)
+        body = await body_of(request, ("application/json",))
+        new = decoded(body or b"{}", e.NewSession)
+        session_id = canonical(new.session_id or str(uuid.uuid4()))
+        self._admit()
+        await self._sessions.create(msgspec.structs.replace(new, session_id=None), session_id)
+        trace_id = spans.trace_id(session_id)
+        expires_at = self._clock() + MAX_DURATION_MS / 1000 + TOKEN_OUTLIVES_S
+        made = Made(
+            session_id=session_id,
+            trace_id=trace_id,
+            token=self._tokens.mint(session_id, expires_at),
+            traceparent=spans.traceparent(trace_id, spans.root_id(trace_id)),
+            events_url=str(request.url_for("events", id=session_id)),
+            expires_at=int(expires_at) * 1000,
+        )
+        return JSON(made, 201, {"cache-control": "no-store"})
+
+    async def events(self, request: Request) -> Response:
+        session_id = canonical(request.path_params["id"])
+        envelope = decode_envelope(await body_of(request, BATCH_TYPES))
+        self._gate.page(bearer(request) or envelope.token, session_id)
+        self._admit()
+        batch, rejected = self._sort(envelope)
+        self._sessions.refused += len(rejected)
+        if batch.events or batch.refused:
+            await self._sessions.accept(session_id, batch)
+        if not rejected:
+            return Response(status_code=204)
+        return JSON(Verdict(len(batch.events), rejected), 200 if batch.events else 422)
+
+    def _sort(self, envelope: e.Envelope) -> tuple[e.Accepted, list[RejectedEvent]]:
+        """What is taken, reduced to what may be kept, and a verdict for each event that is not."""
+        batch = e.Accepted([], envelope.source, envelope.clock)
+        rejected = []
+        latest = self._clock() * 1000 + AHEAD_MS - (envelope.clock.offset if envelope.clock else 0)
+        for index, raw in enumerate(envelope.events):
+            try:
+                batch.events.append(_taken(raw, latest))
+            except e.Refused as refused:
+                rejected.append(RejectedEvent(index, str(refused)))
+                if (seq := e.seq_of(raw)) is not None:
+                    batch.refused.append(seq)
+        return batch, rejected
+
+    def _admit(self) -> None:
+        if self._store.full:
+            raise Rejected(503, "the store is behind; send it again", retry_after=2)
+
+    async def end(self, request: Request) -> Response:
+        session_id = canonical(request.path_params["id"])
+        body = await body_of(request, BATCH_TYPES)
+        ending = decoded(body or b"{}", e.EndRequest)
+        self._gate.page_or_app(request, ending.token or bearer(request), session_id)
+        summary = await self._summary(session_id)
+        if summary is None:
+            raise Rejected(404, f"session {session_id} is not known")
+        if summary.status == "open":
+            self._admit()
+            event = e.SessionEnd(reason=ending.reason, last_seq=ending.last_seq)
+            await self._sessions.accept(session_id, e.Accepted([Raw(e.encode(event))], ending.source))
+            summary = await self._summary(session_id)
+        return JSON(summary)
+
+    async def _summary(self, session_id: str) -> Summary | None:
+        looked = await self._sessions.look(session_id)
+        return looked and looked[1]
+
+    async def erase(self, request: Request) -> Response:
+        self._gate.app_only(request)
+        session_id = canonical(request.path_params["id"])
+        if not await self._sessions.erase(session_id):
+            raise Rejected(404, f"session {session_id} is not known")
+        return Response(status_code=204)
+
+
+def _taken(raw: Raw, latest: float) -> Raw:
+    """An event as it is logged. Raises Refused."""
+    event = e.decode_event(raw)
+    if event.ts is not None and event.ts > latest:
+        raise e.Refused("ts: it lies more than a day in the future")
+    if not isinstance(event, e.ProviderMessage):
+        return raw
+    event.message = allow.reduce(event.provider, event.dir, event.message) or {}
+    return Raw(e.encode(event))
+
+
+def decode_envelope(body: bytes) -> e.Envelope:
+    try:
+        return e.decode_envelope(body)
+    except e.Refused as refused:
+        raise Rejected(400, str(refused)) from None
+
+
+def decoded(body: bytes, type_: type[e.T]) -> e.T:
+    """Raises Rejected: 400 for what is no JSON, 422 for a field that is wrong."""
+    try:
+        return e.decode(body, type_)
+    except e.NotJSON as error:
+        raise Rejected(400, str(error)) from None
+    except e.Refused as error:
+        raise Rejected(422, str(error)) from None

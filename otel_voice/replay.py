@@ -1,0 +1,99 @@
+"""Replay: a recording's events into a receiver, over HTTP, as a page would post them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import httpx
+import msgspec
+
+from otel_voice.events import ProviderMessage
+from otel_voice.receiver import Made
+from otel_voice.recording import END_REASON, Recording
+from otel_voice.session import Summary
+
+BATCH = 100
+# A page posts at most once a second.
+EVERY_S = 1.0
+TRIES = 8
+
+
+class ReplayFailed(Exception):
+    """One sentence."""
+
+
+def replay(
+    recording: Recording,
+    endpoint: str,
+    api_key: str | None,
+    speed: float | None,
+    on_progress: Callable[[int], None],
+    session_id: str | None = None,
+    agent_name: str | None = None,
+) -> Summary:
+    """Posts a recording and ends the session; durations stay as recorded, and the call ends now, whatever the `speed`
+    (None: as fast as the receiver takes it). Raises ReplayFailed."""
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    with httpx.Client(base_url=endpoint.rstrip("/"), timeout=30, trust_env=False) as http:
+        new = {"session_id": session_id, "agent_name": agent_name}
+        answer = _call(http, "/v1/sessions", {key: value for key, value in new.items() if value}, headers)
+        made = msgspec.json.decode(answer.content, type=Made)
+        source = uuid.uuid4().hex
+        length = (recording.end - recording.start) / 1000
+        begun = time.time()
+        ends = begun + (length / speed if speed else 0)
+        sent = 0
+        for events in _batches(recording.moved_to((ends - length) * 1000), speed, begun):
+            body = {"source": source, "token": made.token, "sent_at": time.time() * 1000, "events": events}
+            _call(http, f"/v1/sessions/{made.session_id}/events", body)
+            on_progress(len(events))
+            sent += len(events)
+        end = {"reason": END_REASON, "last_seq": sent - 1, "source": source, "token": made.token}
+        answer = _call(http, f"/v1/sessions/{made.session_id}/end", end)
+        return msgspec.json.decode(answer.content, type=Summary)
+
+
+def _batches(events: list[ProviderMessage], speed: float | None, begun: float) -> Iterator[list[ProviderMessage]]:
+    """Batches, each when its last event is due."""
+    if speed is None:
+        yield from (events[i : i + BATCH] for i in range(0, len(events), BATCH))
+        return
+    first, batch = events[0].ts or 0.0, list[ProviderMessage]()
+    for event in events:
+        due = begun + ((event.ts or 0.0) - first) / 1000 / speed
+        if batch and (due - time.time() > EVERY_S or len(batch) == BATCH):
+            yield batch
+            batch = []
+        time.sleep(max(0.0, due - time.time()))
+        batch.append(event)
+    yield batch
+
+
+def _call(http: httpx.Client, path: str, body: object, headers: dict[str, str] | None = None) -> httpx.Response:
+    """One call, again while the receiver is away or busy: the events are numbered, so nothing counts twice."""
+    content = msgspec.json.encode(body)
+    error = ""
+    for attempt in range(TRIES):
+        wait = min(5.0, 0.1 * 2**attempt)
+        try:
+            answer = http.post(path, content=content, headers={"content-type": "application/json", **(headers or {})})
+        except httpx.HTTPError as failure:
+            error = f"{http.base_url} cannot be reached: {failure}"
+        else:
+            if answer.status_code in (200, 201, 204):
+                return _whole(answer)
+            error = f"{http.base_url} answered {answer.status_code}: {answer.text[:200]}"
+            if answer.status_code not in (429, 503):
+                break
+            wait = float(answer.headers.get("retry-after", wait))
+        time.sleep(wait)
+    raise ReplayFailed(error)
+
+
+def _whole(answer: httpx.Response) -> httpx.Response:
+    """Of a recording every event counts."""
+    if b'"rejected":[{' in answer.content:
+        raise ReplayFailed(f"the receiver refused events: {answer.text[:500]}")
+    return answer

@@ -1,0 +1,43 @@
+-- The log is what was accepted, one row a request. `prev` is the same session's row before, so that a session is read
+-- backwards from its head: an index on the log would make every commit slower the more there is.
+CREATE TABLE log (
+    id      INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL,
+    prev    INTEGER,
+    at      REAL NOT NULL,
+    body    BLOB NOT NULL
+);
+
+-- `made` counts the session's spans that went into the outbox: a replay of its log leaves out as many.
+-- `due` is when time next does something to it; NULL when it is over.
+CREATE TABLE sessions (
+    no         INTEGER PRIMARY KEY,
+    id         TEXT NOT NULL UNIQUE,
+    head       INTEGER,
+    made       INTEGER NOT NULL DEFAULT 0,
+    due        REAL,
+    started_at REAL NOT NULL,
+    status     TEXT NOT NULL DEFAULT 'open',
+    summary    BLOB
+);
+CREATE INDEX sessions_by_start ON sessions (started_at, no);
+CREATE INDEX sessions_open ON sessions (no) WHERE due IS NOT NULL;
+
+-- Spans on their way, each an encoded request. AUTOINCREMENT, or ids would restart when it empties.
+CREATE TABLE outbox (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    session INTEGER NOT NULL,
+    body    BLOB NOT NULL
+);
+
+CREATE TABLE dead_letters (
+    id      INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL,
+    body    BLOB NOT NULL,
+    reason  TEXT NOT NULL
+);
+
+-- made = delivered + dropped + rows of outbox + rows of dead_letters, at every commit.
+-- `flushed`: the last row of the log that the table of sessions takes into account.
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES ('made', 0), ('delivered', 0), ('dropped', 0), ('flushed', 0);

@@ -1,0 +1,493 @@
+"""Session: a log of records with their arrival times in, finished spans out.
+
+A pure function of that log: no I/O, clock, log lines or randomness. `apply` takes a record, `advance` lets time pass;
+whatever time decides happens at deadlines that follow from the arrivals alone, so that `advance` may be called at any
+moments and a replay of the log gives the same spans in the same order. All times are milliseconds.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+from zlib import crc32
+
+from msgspec import Struct, field
+
+from otel_voice import events as e
+from otel_voice import semconv as s
+from otel_voice import spans
+from otel_voice.adapters import ADAPTERS, Adapter
+from otel_voice.conversation import QUIET_MS, SETTLE_MS, Conversation, History, Tool, Turn
+from otel_voice.sources import Arrived, Source, in_order
+from otel_voice.trace import (
+    UNANSWERED,
+    Message,
+    Trace,
+    chat_message,
+    json,
+    tool_messages,
+    turn_messages,
+    usage_attributes,
+)
+
+IDLE_MS = 30 * 60_000.0
+MAX_DURATION_MS = 12 * 3_600_000.0
+# A page that went away may come back from a reload or the back-forward cache.
+PAGE_CLOSED_HOLD_MS = 30_000.0
+PROVISIONAL = frozenset({"page_closed"})
+CONVERSATION_LIMIT = 256 * 1024
+
+
+class Latency(Struct):
+    p50: float | None = None
+    p95: float | None = None
+    max: float | None = None
+
+
+class Summary(Struct):
+    """What a list says of a session. Times are milliseconds, `tokens` has the names of `events.Usage`."""
+
+    session_id: str
+    trace_id: str
+    status: str
+    started_at: float
+    end_reason: str | None = None
+    ended_at: float | None = None
+    duration_ms: float = 0
+    user_id: str | None = None
+    agent_name: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    turn_count: int = 0
+    interruption_count: int = 0
+    tool_call_count: int = 0
+    tool_error_count: int = 0
+    tool_cancelled_count: int = 0
+    false_start_count: int = 0
+    user_bot_latency_ms: Latency = field(default_factory=Latency)
+    tokens: dict[str, int] = {}
+    events_received: int = 0
+    events_lost: int = 0
+    events_duplicate: int = 0
+    events_conflicting: int = 0
+
+
+class Ending(NamedTuple):
+    """A session_end: what happens before `until` still belongs to the session; at `due`, by the receiver's clock, all
+    of that has come."""
+
+    until: float
+    due: float
+    reason: str
+    source: str
+    seq: int | None
+
+
+class Totals(Struct):
+    """Sums over turns and tools."""
+
+    turns: int = 0
+    interruptions: int = 0
+    tools: int = 0
+    tool_errors: int = 0
+    tools_cancelled: int = 0
+    latencies: list[float] = []
+    usage: dict[str, int] = {}
+
+    def add_turn(self, turn: Turn) -> None:
+        self.turns += 1
+        self.interruptions += turn.interrupted_by is not None
+        if turn.latency is not None:
+            self.latencies.append(turn.latency)
+        usages = [response.usage for response in turn.responses.values()]
+        if turn.usage is not None and (not usages or None in usages):
+            usages.append(turn.usage)
+        for usage in usages:
+            for name in s.USAGE_KEYS if usage is not None else ():
+                if (count := getattr(usage, name)) is not None:
+                    self.usage[name] = self.usage.get(name, 0) + count
+
+    def add_tool(self, tool: Tool, over: bool) -> None:
+        self.tools += 1
+        self.tools_cancelled += tool.cancelled
+        self.tool_errors += tool.failed and (over or tool.end is not None)
+
+
+class Session:
+    def __init__(self, session_id: str, capture_content: bool = True) -> None:
+        self.id = session_id
+        self.trace = Trace(spans.trace_id(session_id), capture_content)
+        self.new = e.NewSession()
+        self.conversation = Conversation()
+        self.sources: dict[str, Source] = {}
+        self.adapters: dict[tuple[str, str], Adapter] = {}
+        self.waiting: list[Arrived] = []
+        self.totals = Totals()
+        self.messages: list[Message] = []
+        self.message_bytes = 0
+        self.clock: e.Clock | None = None
+        self.endings: list[Ending] = []
+        self.ended: str | None = None
+        self.ended_t: float | None = None
+        self.created_at: float | None = None
+        self.last_at = 0.0
+        self.first_t: float | None = None
+        self.last_t: float | None = None
+        self.unnumbered = 0
+        self.duplicates = 0
+        self.conflicts = 0
+        self._spans: list[spans.Span] = []
+        self.trace.describe(session_id, self.new)
+
+    # In
+
+    def apply(self, record: e.Created | e.Accepted, at: float) -> None:
+        """A record of the log that arrived `at`. Records come in the log's order."""
+        self.advance(at)
+        if self.created_at is None:
+            self.created_at = at
+        self.last_at = max(self.last_at, at)
+        if isinstance(record, e.Created):
+            self.new = record.session
+            self.trace.describe(self.id, self.new)
+        else:
+            self._accept(record, at)
+
+    def _accept(self, record: e.Accepted, at: float) -> None:
+        name = record.source or ""
+        source = self.sources.setdefault(name, Source())
+        self._see_clock(record.clock)
+        for seq in record.refused:
+            source.refuse(seq)
+        for raw in record.events:
+            event = e.decode_event(raw)
+            if event.seq is not None and not self._is_new(source, event.seq, crc32(raw)):
+                continue
+            self.waiting.append(self._arrived(name, event, record.clock, at))
+
+    def _is_new(self, source: Source, seq: int, checksum: int) -> bool:
+        if source.take(seq):
+            source.remember(seq, checksum)
+            return True
+        self.duplicates += 1
+        self.conflicts += source.checksums.get(seq, checksum) != checksum
+        return False
+
+    def _arrived(self, name: str, event: e.WireEvent, clock: e.Clock | None, at: float) -> Arrived:
+        t = at if event.ts is None else event.ts + (clock.offset if clock else 0)
+        self.first_t = t if self.first_t is None else min(self.first_t, t)
+        if event.seq is None:
+            self.unnumbered += 1
+            return Arrived(name, None, f"{name}:u{self.unnumbered}", t, at, event)
+        return Arrived(name, event.seq, f"{name}:{event.seq}", t, at, event)
+
+    def _see_clock(self, clock: e.Clock | None) -> None:
+        """The surest estimate is the one to show."""
+        if clock is not None:
+            known = self.clock
+            if known is None or _sureness(clock) < _sureness(known):
+                self.clock = clock
+
+    # Time
+
+    def advance(self, now: float) -> None:
+        """Does what is due by `now`, each thing at its own moment."""
+        while (due := self.due) is not None and due[0] <= now:
+            at, action = due
+            action(self, at)
+
+    @property
+    def due(self) -> Deadline | None:
+        """The next moment at which something happens by itself, and what."""
+        deadlines: list[Deadline] = []
+        if self.waiting:
+            deadlines.append((self.waiting[0].at + SETTLE_MS, Session._release))
+        settle = [turn.settle_at for turn in self.conversation.superseded() if turn.settle_at is not None]
+        if settle:
+            deadlines.append((min(settle), Session._settle))
+        if self.conversation.has_quiet:
+            deadlines.append((self.last_at + QUIET_MS + SETTLE_MS, Session._quiet))
+        if self.ended is None and self.created_at is not None:
+            deadlines.append((self.last_at + self.idle_ms + SETTLE_MS, Session._idle))
+            deadlines.append((self.created_at + MAX_DURATION_MS, Session._too_long))
+            deadlines += [(ending.due, Session._end) for ending in self.endings]
+        return min(deadlines, key=lambda deadline: deadline[0], default=None)
+
+    def _release(self, at: float) -> None:
+        """Tells what has waited long enough, and whatever comes before it."""
+        ordered = in_order(self.waiting, self.sources)
+        last = max(i for i, (_, arrived) in enumerate(ordered) if arrived.at + SETTLE_MS <= at)
+        self._tell(ordered[: last + 1])
+
+    def _release_before(self, t: float) -> None:
+        self._tell([pair for pair in in_order(self.waiting, self.sources) if pair[0] < t])
+
+    def _tell(self, ordered: list[tuple[float, Arrived]]) -> None:
+        for t, arrived in ordered:
+            arrived.told = True
+            self._end_before(t)
+            self._fold(t, arrived)
+            self.sources[arrived.source].tell(arrived.seq, t)
+            for turn in self.conversation.superseded():
+                if turn.settle_at is None:
+                    # What still belongs to it happened within the settle time, and has come after one more.
+                    turn.settle_at = arrived.at + 2 * SETTLE_MS
+        self.waiting = [arrived for arrived in self.waiting if not arrived.told]
+        self._emit()
+
+    def _fold(self, t: float, arrived: Arrived) -> None:
+        event = arrived.event
+        self.last_t = t if self.last_t is None else max(self.last_t, t)
+        self.conversation.pass_time(t)
+        # What is final is told as it is now, before this event changes anything.
+        self._emit()
+        if isinstance(event, e.SessionEnd):
+            self._see_end(event, t, arrived)
+        if not isinstance(event, e.ProviderMessage):
+            self.conversation.fold(event, t, arrived.key)
+            return
+        adapter_key = (arrived.source, event.provider)
+        if (adapter := self.adapters.get(adapter_key)) is None:
+            adapter = self.adapters[adapter_key] = ADAPTERS[event.provider]()
+        event.ts = t
+        for n, fact in enumerate(adapter.feed(event, arrived.key)):
+            self.conversation.fold(fact, t, f"{arrived.key}/{n}" if n else arrived.key)
+
+    def _settle(self, at: float) -> None:
+        """Makes turns final whose successor began long enough ago, after all that could still belong to them."""
+        for turn in [turn for turn in self.conversation.superseded() if (turn.settle_at or at + 1) <= at]:
+            settled = (turn.next_start or turn.start) + SETTLE_MS
+            self._release_before(settled)
+            self._end_before(settled)
+            self.conversation.settle(settled)
+        self._emit()
+
+    def _quiet(self, at: float) -> None:
+        self._end_before(self.end + QUIET_MS)
+        self.conversation.finish_quiet()
+        self._emit()
+
+    def _idle(self, at: float) -> None:
+        self._finish("idle_timeout", self.end + self.idle_ms)
+
+    def _too_long(self, at: float) -> None:
+        self._release_before(float("inf"))
+        if not self.ended:
+            self._finish("max_duration", self.end)
+
+    @property
+    def idle_ms(self) -> float:
+        return self.new.idle_timeout_s * 1000 if self.new.idle_timeout_s else IDLE_MS
+
+    def _see_end(self, event: e.SessionEnd, t: float, arrived: Arrived) -> None:
+        if event.last_seq is not None:
+            source = self.sources[arrived.source]
+            source.last_seq = max(source.last_seq, event.last_seq)
+        hold = PAGE_CLOSED_HOLD_MS if event.reason in PROVISIONAL else SETTLE_MS
+        due = arrived.at + hold + SETTLE_MS
+        self.endings.append(Ending(t + hold, due, event.reason, arrived.source, arrived.seq))
+        self.endings.sort()
+
+    def _end(self, at: float) -> None:
+        """An ending is due: all that was before it has come."""
+        until = min(ending.until for ending in self.endings if ending.due <= at)
+        self._release_before(until)
+        self._end_before(until)
+        self.endings = [ending for ending in self.endings if ending.due > at]
+
+    def _end_before(self, t: float) -> None:
+        """By the events' own time: a session that ended before `t` is over before an event of `t` is told."""
+        if self.ended is not None:
+            return
+        for ending in self.endings:
+            if ending.until <= t and self._stands(ending):
+                self._finish(ending.reason, ending.until)
+                return
+        if self.last_t is not None and t >= self.last_t + self.idle_ms:
+            self._finish("idle_timeout", self.last_t + self.idle_ms)
+
+    def _stands(self, ending: Ending) -> bool:
+        went_on = ending.seq is not None and self.sources[ending.source].told.top > ending.seq
+        return ending.reason not in PROVISIONAL or not went_on
+
+    @property
+    def end_reason(self) -> str | None:
+        """What the session's end was or, as far as it was said, will be."""
+        return self.ended or next((ending.reason for ending in self.endings if self._stands(ending)), None)
+
+    def _finish(self, reason: str, t: float) -> None:
+        self.conversation.settle(t)
+        self.ended, self.ended_t = reason, self.end
+        self.conversation.close()
+        self._emit()
+        self._spans.append(self._root(self.summary()))
+
+    # Out
+
+    def take(self) -> list[spans.Span]:
+        """The spans that became final since the last call."""
+        taken, self._spans = self._spans, []
+        return taken
+
+    def _emit(self) -> None:
+        facts, trace = self.conversation.facts, self.trace
+        trace.provider, trace.model = facts.provider or trace.provider, facts.model or trace.model
+        for final in self.conversation.take():
+            if isinstance(final, Turn):
+                self.totals.add_turn(final)
+                self._remember(turn_messages(final))
+                self._spans += trace.turn(final)
+            elif isinstance(final, Tool):
+                self.totals.add_tool(final, over=True)
+                if final.turn is None or not self._told_with_turn(final):
+                    self._remember(tool_messages([final])[final.turn is not None :])
+                self._spans.append(trace.tool(final, self.end))
+            elif isinstance(final, History):
+                self._remember([chat_message(final.role, final.text)])
+            else:
+                self._spans.append(trace.happening(*final))
+
+    @staticmethod
+    def _told_with_turn(tool: Tool) -> bool:
+        return tool.end is not None and tool.turn is not None and tool.end <= tool.turn.end
+
+    def _remember(self, messages: list[Message]) -> None:
+        if self.message_bytes > CONVERSATION_LIMIT:
+            return
+        for message in messages:
+            self.message_bytes += len(json(message))
+            if self.message_bytes > CONVERSATION_LIMIT:
+                self.messages.append({"role": "system", "content": "… the conversation goes on; cut at 256 KiB"})
+                return
+            self.messages.append(message)
+
+    @property
+    def start(self) -> float:
+        """The first event, or the creation where none came."""
+        return self.first_t if self.first_t is not None else (self.created_at or 0.0)
+
+    @property
+    def end(self) -> float:
+        """The last event that was told; what comes after the end does not move it."""
+        if self.ended_t is not None:
+            return self.ended_t
+        return max(self.start, self.last_t if self.last_t is not None else self.start)
+
+    @property
+    def received(self) -> int:
+        return sum(source.told.count + source.unnumbered for source in self.sources.values())
+
+    @property
+    def lost(self) -> int:
+        return sum(source.lost for source in self.sources.values())
+
+    def _root(self, summary: Summary) -> spans.Span:
+        answer = self.messages[-1:] if self.messages and self.messages[-1]["role"] == "assistant" else []
+        question = self.messages[: len(self.messages) - len(answer)]
+        latency, facts = summary.user_bot_latency_ms, self.conversation.facts
+        attributes: dict[str, spans.Value | None] = {
+            s.OBSERVATION_TYPE: "span",
+            s.PROVIDER_NAME: self.trace.provider,
+            s.REQUEST_MODEL: self.trace.model,
+            s.REALTIME_SESSION_ID: facts.provider_session_id,
+            s.SYSTEM_INSTRUCTIONS: facts.instructions and json([{"type": "text", "content": facts.instructions}]),
+            s.SESSION_END_REASON: summary.end_reason,
+            s.TURN_COUNT: summary.turn_count,
+            s.INTERRUPTION_COUNT: summary.interruption_count,
+            s.TOOL_CALL_COUNT: summary.tool_call_count,
+            s.TOOL_ERROR_COUNT: summary.tool_error_count,
+            s.TOOL_CANCELLED_COUNT: summary.tool_cancelled_count,
+            s.FALSE_START_COUNT: summary.false_start_count,
+            s.LATENCY_P50: _seconds(latency.p50),
+            s.LATENCY_P95: _seconds(latency.p95),
+            s.LATENCY_MAX: _seconds(latency.max),
+            s.EVENTS_RECEIVED: summary.events_received,
+            s.EVENTS_LOST: summary.events_lost,
+            s.EVENTS_CONFLICTING: summary.events_conflicting or None,
+            s.CLOCK_OFFSET: _seconds(self.clock.offset) if self.clock else None,
+            s.CLOCK_UNCERTAINTY: _seconds(self.clock.uncertainty) if self.clock else None,
+            s.CALLER: self.new.traceparent,
+            s.CUT: True if self.message_bytes > CONVERSATION_LIMIT else None,
+            s.OBSERVATION_INPUT: json(question) if question else None,
+            s.OBSERVATION_OUTPUT: json(answer) if answer else None,
+            **usage_attributes(e.Usage(**summary.tokens)),
+        }
+        root = self.trace.span("session", "", s.SESSION, self.start, self.end, attributes)
+        root.link = self.new.traceparent or ""
+        return root
+
+    def summary(self) -> Summary:
+        """The session as far as its events have been told."""
+        totals = copy.deepcopy(self.totals)
+        for turn in self.conversation.open.values():
+            totals.add_turn(turn)
+        for tool in self.conversation.tools.values():
+            totals.add_tool(tool, over=False)
+        over = self.ended is not None
+        return Summary(
+            session_id=self.id,
+            trace_id=self.trace.id,
+            status="ended" if self.end_reason else "open",
+            end_reason=self.end_reason,
+            started_at=self.start,
+            ended_at=self.end if over or self.end_reason else None,
+            duration_ms=self.end - self.start,
+            user_id=self.new.user_id,
+            agent_name=self.new.agent_name,
+            provider=self.trace.provider,
+            model=self.trace.model,
+            turn_count=totals.turns,
+            interruption_count=totals.interruptions,
+            tool_call_count=totals.tools,
+            tool_error_count=totals.tool_errors,
+            tool_cancelled_count=totals.tools_cancelled,
+            false_start_count=self.conversation.false_starts,
+            user_bot_latency_ms=_latency(totals.latencies),
+            tokens=totals.usage,
+            events_received=self.received,
+            events_lost=self.lost,
+            events_duplicate=self.duplicates,
+            events_conflicting=self.conflicts,
+        )
+
+    def so_far(self) -> tuple[list[spans.Span], Summary]:
+        """The spans that are not final yet, marked open and running to the last event, and the summary with all
+        that came. Ends a copy of the session here."""
+        copied = copy.deepcopy(self)
+        copied._tell(in_order(copied.waiting, copied.sources))
+        summary = copied.summary()
+        copied.conversation.close()
+        copied._emit()
+        unfinished = copied.take()
+        if not self.ended:
+            unfinished.append(copied._root(summary))
+        for span in unfinished:
+            span.open = True
+            if span.attributes.get(s.ERROR_TYPE) == UNANSWERED:
+                del span.attributes[s.ERROR_TYPE]
+                span.status, span.status_message = "UNSET", ""
+            if span.attributes.get(s.AGENT_END_REASON) == "session_closed":
+                del span.attributes[s.AGENT_END_REASON]
+        return unfinished, summary
+
+
+Deadline = tuple[float, Callable[[Session, float], None]]
+
+
+def _sureness(clock: e.Clock) -> tuple[float, float]:
+    return (clock.uncertainty if clock.uncertainty is not None else float("inf"), clock.offset)
+
+
+def _seconds(ms: float | None) -> float | None:
+    return None if ms is None else ms / 1000
+
+
+def _latency(seconds: list[float]) -> Latency:
+    """Percentiles by the nearest rank: each is a latency that somebody had."""
+    if not seconds:
+        return Latency()
+    ordered = sorted(seconds)
+    p50, p95, top = (round(ordered[math.ceil(len(ordered) * q) - 1] * 1000, 3) for q in (0.5, 0.95, 1))
+    return Latency(p50, p95, top)

@@ -1,0 +1,320 @@
+"""Sessions: those that are open, in memory, each a cache of its log. Log first, then apply, then flush what came of it.
+
+The clock is an argument and gives seconds since the epoch. Sessions are loaded from the store when something comes for
+them, by an event or by time; one that is over leaves the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from otel_voice import events as e
+from otel_voice import spans
+from otel_voice.otlp import Encoder
+from otel_voice.session import Session, Summary
+from otel_voice.store import Append, Flush, LogRow, Reader, SessionRow, Store, Unavailable
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+# How long a session that is over stays in memory for latecomers.
+LINGER_MS = 60_000.0
+# So many requests of one session may wait for their commit.
+IN_FLIGHT = 64
+
+
+class Busy(Exception):
+    """This session has too much under way; nothing of the request was stored."""
+
+
+class Open:
+    """A session in memory, with what the store knows of it."""
+
+    def __init__(self, no: int, session: Session, new: bool, made: int = 0) -> None:
+        self.no, self.session, self.new, self.made = no, session, new, made
+        self.in_flight = 0
+        self.wakes_at = float("inf")
+        self.over_since: float | None = None
+        self.erased = False
+        self.broken = False
+        self.row: SessionRow | None = None
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """A step of the mapping. One session that cannot be mapped must not stop the others: its log is kept and can
+        be mapped by a later version."""
+        if self.broken:
+            return
+        try:
+            step()
+        except Exception:
+            self.broken = True
+            log.exception("session %s cannot be mapped; its events are kept", self.session.id)
+
+    def summarized(self) -> SessionRow:
+        """What the store is to know of it."""
+        if not self.broken:
+            self.attempt(self._summarize)
+        row = self.row or SessionRow(self.no, self.session.id, self.made, None, 0.0, "open", b"{}")
+        if self.broken:
+            row = row._replace(status="broken", due=None)
+        return row._replace(made=self.made)
+
+    def _summarize(self) -> None:
+        summary, due = self.session.summary(), self.session.due
+        self.row = SessionRow(
+            no=self.no,
+            id=self.session.id,
+            made=self.made,
+            due=None if due is None else due[0],
+            started_at=summary.started_at,
+            status=summary.status,
+            summary=e.encode(summary),
+        )
+
+
+def replay(session: Session, rows: list[LogRow]) -> None:
+    """Tells a session its log."""
+    for row in rows:
+        session.apply(e.decode_record(row.body), row.at)
+
+
+class Sessions:
+    def __init__(
+        self, store: Store, encoder: Encoder, clock: Callable[[], float], capture_content: bool = True
+    ) -> None:
+        self._store, self._encoder, self._clock, self._capture = store, encoder, clock, capture_content
+        self._open: dict[str, Open] = {}
+        self._loading: dict[str, asyncio.Future[Open]] = {}
+        self._due: list[tuple[float, int, str]] = []
+        self._arrivals: deque[float] = deque()
+        self._dirty: dict[int, Open] = {}
+        self._unsaved: list[tuple[Open, bytes]] = []
+        self._applied = store.last_log
+        self._last_at: float = store.last_at
+        self.made: Callable[[], None] = lambda: None
+        self.accepted = self.refused = 0
+
+    @property
+    def count(self) -> int:
+        """Sessions in memory."""
+        return len(self._open)
+
+    # Start and stop
+
+    async def start(self) -> None:
+        """Takes up what an earlier process left: sessions whose rows are behind their log, and those time waits for."""
+        reader = self._store.reader
+        rows = await asyncio.to_thread(reader.open_sessions)
+        for row in rows:
+            self._wake(row.id, row.no, row.due or 0.0)
+        for row in await asyncio.to_thread(reader.by_number, self._store.behind):
+            self._dirty[row.no] = await self._get(row.id)
+
+    async def run(self) -> None:
+        """Lets time pass, for ever."""
+        while True:
+            await self.tick()
+            await asyncio.sleep(TICK_S)
+
+    async def tick(self) -> None:
+        """Does what is due in the sessions, and writes down what came of it."""
+        now = self._safe_now()
+        while self._due and self._due[0][0] <= now:
+            _, _, session_id = heapq.heappop(self._due)
+            await self._advance(session_id, now)
+        await self.flush()
+
+    def _safe_now(self) -> float:
+        """Never past an arrival that is not applied yet: time must pass as it will in a replay."""
+        return min(self._now(), self._arrivals[0]) if self._arrivals else self._now()
+
+    def _now(self) -> float:
+        """Milliseconds; never backwards, so that arrivals are in the log's order."""
+        self._last_at = max(self._last_at, self._clock() * 1000)
+        return self._last_at
+
+    async def _advance(self, session_id: str, now: float) -> None:
+        try:
+            entry = await self._get(session_id)
+        except Unavailable:
+            self._wake(session_id, 0, now + 1000)
+            return
+        entry.wakes_at = float("inf")
+        entry.attempt(lambda: entry.session.advance(min(now, self._safe_now())))
+        self._collect(entry)
+        if entry.over_since is not None and now >= entry.over_since + LINGER_MS and not self._in_use(entry):
+            self._open.pop(session_id, None)
+        else:
+            self._schedule(entry)
+
+    def _in_use(self, entry: Open) -> bool:
+        return entry.in_flight > 0 or entry.no in self._dirty
+
+    def _schedule(self, entry: Open) -> None:
+        due = None if entry.broken else entry.session.due
+        if due is None:
+            entry.over_since = entry.over_since or self._last_at
+            at = entry.over_since + LINGER_MS
+        else:
+            entry.over_since, at = None, due[0]
+        if at < entry.wakes_at:
+            entry.wakes_at = at
+            self._wake(entry.session.id, entry.no, at)
+
+    def _wake(self, session_id: str, no: int, at: float) -> None:
+        heapq.heappush(self._due, (at, no, session_id))
+
+    # In
+
+    async def create(self, new: e.NewSession, session_id: str) -> Open:
+        """Makes a session; one that exists keeps what was first said of it. Raises Unavailable."""
+        entry = await self._get(session_id)
+        if entry.session.new == e.NewSession() and not entry.in_flight:
+            await self._record(entry, e.Created(new))
+        return entry
+
+    async def accept(self, session_id: str, batch: e.Accepted) -> Open:
+        """Logs and applies a batch; one for a session that nobody knows makes it. Raises Unavailable or Busy."""
+        entry = await self._get(session_id)
+        await self._record(entry, batch)
+        return entry
+
+    async def _record(self, entry: Open, record: e.Created | e.Accepted) -> None:
+        entry = self._open.setdefault(entry.session.id, entry)
+        if entry.in_flight >= IN_FLIGHT:
+            raise Busy
+        at = self._now()
+        append = Append(entry.no, entry.session.id, entry.new, at, e.encode(record))
+        entry.in_flight += 1
+        self._arrivals.append(at)
+
+        def applied(log_id: int) -> None:
+            self._leave(entry)
+            self._apply(entry, record, at, log_id)
+
+        # A page that goes away takes nothing back.
+        await asyncio.shield(self._store.append(append, applied, lambda: self._leave(entry)))
+
+    def _leave(self, entry: Open) -> None:
+        entry.in_flight -= 1
+        self._arrivals.popleft()
+        if entry.new and not entry.in_flight:
+            # Nothing of it was stored, unless the caller says otherwise in a moment.
+            self._open.pop(entry.session.id, None)
+
+    def _apply(self, entry: Open, record: e.Created | e.Accepted, at: float, log_id: int) -> None:
+        entry.new = False
+        if not entry.erased:
+            self._open[entry.session.id] = entry
+        self._applied = log_id
+        if isinstance(record, e.Accepted):
+            self.accepted += len(record.events)
+        if not entry.erased:
+            entry.attempt(lambda: entry.session.apply(record, at))
+            self._collect(entry)
+            self._dirty[entry.no] = entry
+            self._schedule(entry)
+
+    async def _get(self, session_id: str) -> Open:
+        """A session, from memory or from the store, or a new one. Only one caller loads."""
+        if (entry := self._open.get(session_id)) is not None:
+            return entry
+        if (loading := self._loading.get(session_id)) is None:
+            loading = self._loading[session_id] = asyncio.ensure_future(self._load(session_id))
+            loading.add_done_callback(lambda _: self._loading.pop(session_id, None))
+        return await asyncio.shield(loading)
+
+    async def _load(self, session_id: str) -> Open:
+        row = await asyncio.to_thread(self._store.reader.session, session_id)
+        if row is None:
+            no, self._store.next_session = self._store.next_session, self._store.next_session + 1
+            entry = Open(no, Session(session_id, self._capture), new=True)
+        else:
+            rows = await asyncio.to_thread(self._store.reader.log, row.no)
+            entry = Open(row.no, Session(session_id, self._capture), new=False, made=row.made)
+            entry.row = row
+            await asyncio.to_thread(entry.attempt, lambda: replay(entry.session, rows))
+            self._keep(entry, entry.session.take()[row.made :])
+            self._schedule(entry)
+        self._open[session_id] = entry
+        return entry
+
+    # Out
+
+    def _collect(self, entry: Open) -> None:
+        self._keep(entry, entry.session.take())
+
+    def _keep(self, entry: Open, finished: list[spans.Span]) -> None:
+        if finished:
+            self._dirty[entry.no] = entry
+            self._unsaved += [(entry, self._encoder.request(span)) for span in finished]
+
+    async def flush(self) -> None:
+        """Writes the sessions' rows and their new spans in one transaction; keeps them for later if it fails."""
+        dirty, self._dirty = self._dirty, {}
+        if not dirty:
+            return
+        made, self._unsaved = self._unsaved, []
+        for entry, _ in made:
+            entry.made += 1
+        living = [entry for entry in dirty.values() if not entry.erased and not entry.new]
+        kept = [(entry, body) for entry, body in made if not entry.erased]
+        flush = Flush(
+            [entry.summarized() for entry in living], [(entry.no, body) for entry, body in kept], self._applied
+        )
+        try:
+            await asyncio.shield(self._store.flush(flush))
+        except Unavailable as error:
+            log.warning("the store cannot write, spans wait in memory: %s", error)
+            for entry, _ in made:
+                entry.made -= 1
+            self._unsaved = made + self._unsaved
+            self._dirty = dirty | self._dirty
+            return
+        if kept:
+            self.made()
+
+    # Reads
+
+    async def look(self, session_id: str) -> tuple[list[spans.Span], Summary] | None:
+        """All spans of a session, those not final yet marked open, and its summary; None if nobody knows it."""
+        return await asyncio.to_thread(look, self._store.reader, session_id, self._capture, self._safe_now())
+
+    async def erase(self, session_id: str) -> bool:
+        """Forgets a session: log, spans, summary. False if nobody knows it."""
+        entry = await self._get(session_id)
+        known = not entry.new or entry.in_flight > 0
+        entry.erased = True
+        self._open.pop(session_id, None)
+        self._dirty.pop(entry.no, None)
+        self._unsaved = [(other, body) for other, body in self._unsaved if other is not entry]
+        await self._store.erase(entry.no)
+        return known
+
+
+def look(reader: Reader, session_id: str, capture: bool, now: float) -> tuple[list[spans.Span], Summary] | None:
+    """All spans of a session at `now` (ms), those not final yet marked open, and its summary."""
+    row = reader.session(session_id)
+    if row is None:
+        return None
+    session = Session(session_id, capture)
+    replay(session, reader.log(row.no))
+    session.advance(now)
+    final = session.take()
+    unfinished, summary = session.so_far()
+    return final + unfinished, summary
+
+
+def made(reader: Reader, session_id: str, capture: bool) -> list[spans.Span] | None:
+    """The spans that went out of a session so far, mapped again from its log; None if nobody knows it."""
+    row = reader.session(session_id)
+    if row is None:
+        return None
+    session = Session(session_id, capture)
+    replay(session, reader.log(row.no))
+    session.advance(float("inf"))
+    return session.take()[: row.made]

@@ -1,0 +1,203 @@
+"""Settings: read once, command line before environment, standard names where they exist."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+from opentelemetry.util.re import parse_env_headers
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+LANGFUSE_CLOUD = "https://cloud.langfuse.com"
+
+
+class BadSetting(Exception):
+    """One sentence: which setting, what is wrong, how to mend it."""
+
+
+class Export(Struct, frozen=True):
+    """Where spans go. `url` is the whole address; `timeout` is in seconds."""
+
+    url: str
+    headers: dict[str, str]
+    timeout: float
+    gzip: bool
+    certificate: str | None = None
+
+
+class Settings(Struct, frozen=True):
+    host: str = "127.0.0.1"
+    port: int = 8770
+    data_dir: Path = Path("data")
+    api_key: str | None = None
+    token_key: str | None = None
+    allowed_origins: tuple[str, ...] = ()
+    capture_content: bool = True
+    synchronous: str = "FULL"
+    export: Export | None = None
+
+    @property
+    def loopback(self) -> bool:
+        return self.host in LOOPBACK
+
+
+def read(
+    env: Mapping[str, str], host: str | None = None, port: int | None = None, data_dir: str | None = None
+) -> Settings:
+    """Raises BadSetting with a sentence for the first bad value."""
+    settings = Settings(
+        host=host or env.get("OTEL_VOICE_HOST") or "127.0.0.1",
+        port=port if port is not None else _port(env),
+        data_dir=Path(data_dir or env.get("OTEL_VOICE_DATA_DIR") or default_data_dir(env)),
+        api_key=_secret(env, "OTEL_VOICE_API_KEY", 16),
+        token_key=_secret(env, "OTEL_VOICE_TOKEN_KEY", 32),
+        allowed_origins=_origins(env),
+        capture_content=_flag(env, "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", True),
+        synchronous=_choice(env, "OTEL_VOICE_SYNCHRONOUS", "FULL", ("FULL", "NORMAL")),
+        export=_export(env),
+    )
+    if settings.api_key is None and not settings.loopback:
+        raise BadSetting(
+            f"--host {settings.host} can be reached from outside: set OTEL_VOICE_API_KEY, or bind 127.0.0.1"
+        )
+    return settings
+
+
+def default_data_dir(env: Mapping[str, str]) -> Path:
+    return Path(env.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "otel-voice"
+
+
+def _port(env: Mapping[str, str]) -> int:
+    text = env.get("OTEL_VOICE_PORT") or "8770"
+    if not text.isdecimal() or int(text) > 65_535:
+        raise BadSetting(f"OTEL_VOICE_PORT must be a number from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _secret(env: Mapping[str, str], name: str, least: int) -> str | None:
+    value = env.get(name) or None
+    if value is not None and len(value) < least:
+        raise BadSetting(f"{name} must have at least {least} characters")
+    return value
+
+
+def _origins(env: Mapping[str, str]) -> tuple[str, ...]:
+    origins = tuple(origin.strip() for origin in env.get("OTEL_VOICE_ALLOWED_ORIGINS", "").split(",") if origin.strip())
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
+            raise BadSetting(
+                f"OTEL_VOICE_ALLOWED_ORIGINS must list origins like https://app.example.com, not {origin!r}"
+            )
+    return origins
+
+
+def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
+    return _choice(env, name, str(default).lower(), ("true", "false")) == "true"
+
+
+def _choice(env: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    """Compared without regard to case; the answer is spelled as in `choices`."""
+    value = env.get(name) or default
+    for choice in choices:
+        if value.lower() == choice.lower():
+            return choice
+    raise BadSetting(f"{name} must be {' or '.join(choices)}, not {value!r}")
+
+
+def _export(env: Mapping[str, str]) -> Export | None:
+    url = _traces_url(env)
+    if url is None:
+        return _langfuse(env)
+    protocol = _either(env, "PROTOCOL") or "http/protobuf"
+    if protocol != "http/protobuf":
+        raise BadSetting(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf, the one that is spoken here, not {protocol!r}"
+        )
+    compression = _either(env, "COMPRESSION")
+    if compression not in (None, "gzip", "none"):
+        raise BadSetting(f"OTEL_EXPORTER_OTLP_COMPRESSION must be gzip or none, not {compression!r}")
+    return Export(
+        url=url,
+        headers=_headers(env),
+        timeout=_timeout(env),
+        gzip=compression == "gzip" or (compression is None and not _is_loopback(url)),
+        certificate=_certificate(env),
+    )
+
+
+def _either(env: Mapping[str, str], name: str) -> str | None:
+    """A signal's own variable goes before the common one, as the specification says."""
+    return env.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or env.get(f"OTEL_EXPORTER_OTLP_{name}") or None
+
+
+def _traces_url(env: Mapping[str, str]) -> str | None:
+    if own := env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        return _url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", own)
+    if common := env.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return _url("OTEL_EXPORTER_OTLP_ENDPOINT", common).rstrip("/") + "/v1/traces"
+    return None
+
+
+def _url(name: str, url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise BadSetting(f"{name} must be an address like http://127.0.0.1:4318, not {url!r}")
+    return url
+
+
+def _headers(env: Mapping[str, str]) -> dict[str, str]:
+    text = _either(env, "HEADERS") or ""
+    headers = dict(parse_env_headers(text, liberal=True))
+    if text.strip() and len(headers) != len([part for part in text.split(",") if part.strip()]):
+        raise BadSetting("OTEL_EXPORTER_OTLP_HEADERS must be a list like name=value,name=value")
+    return headers
+
+
+def _timeout(env: Mapping[str, str]) -> float:
+    text = _either(env, "TIMEOUT") or "10"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= 600:
+        raise BadSetting(f"OTEL_EXPORTER_OTLP_TIMEOUT must be a number of seconds from 0 to 600, not {text!r}")
+    return seconds
+
+
+def _certificate(env: Mapping[str, str]) -> str | None:
+    path = _either(env, "CERTIFICATE")
+    if path is not None and not Path(path).is_file():
+        raise BadSetting(f"OTEL_EXPORTER_OTLP_CERTIFICATE names {path!r}, which is no file")
+    return path
+
+
+def _langfuse(env: Mapping[str, str]) -> Export | None:
+    public, secret = env.get("LANGFUSE_PUBLIC_KEY"), env.get("LANGFUSE_SECRET_KEY")
+    if not public and not secret:
+        return None
+    if not public or not secret:
+        missing = "LANGFUSE_SECRET_KEY" if public else "LANGFUSE_PUBLIC_KEY"
+        raise BadSetting(f"{missing} is not set: Langfuse needs both keys")
+    name = "LANGFUSE_BASE_URL" if env.get("LANGFUSE_BASE_URL") else "LANGFUSE_HOST"
+    base = _url(name, env.get(name) or LANGFUSE_CLOUD).rstrip("/")
+    return Export(
+        url=f"{base}/api/public/otel/v1/traces",
+        headers={
+            "authorization": "Basic " + base64.b64encode(f"{public}:{secret}".encode()).decode(),
+            "x-langfuse-ingestion-version": "4",
+        },
+        timeout=_timeout(env),
+        gzip=not _is_loopback(base),
+    )
+
+
+def _is_loopback(url: str) -> bool:
+    return urlsplit(url).hostname in LOOPBACK

@@ -1,0 +1,382 @@
+"""Store: the log, the sessions' rows and the outbox, in one SQLite file. The only module that knows SQLite.
+
+One thread writes; whatever asks at the same time shares one commit. What returned without an error is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple, TextIO, TypeVar
+
+T = TypeVar("T")
+VERSION = 1
+FILE = "otel-voice.db"
+# A commit takes what came meanwhile; past this many bytes in the queue, new work is refused.
+GROUP = 1_000
+QUEUE_BYTES = 64 * 2**20
+
+
+class Unavailable(Exception):
+    """The store cannot take it now; nothing of it was stored."""
+
+
+class Locked(Exception):
+    """Another process works on this data directory."""
+
+
+class SessionRow(NamedTuple):
+    """What a session's row says of it; times are milliseconds."""
+
+    no: int
+    id: str
+    made: int
+    due: float | None
+    started_at: float
+    status: str
+    summary: bytes
+
+
+class LogRow(NamedTuple):
+    at: float
+    body: bytes
+
+
+class Pending(NamedTuple):
+    id: int
+    session: int
+    body: bytes
+
+
+class Append(NamedTuple):
+    """A record to log. `new` sessions get their row with it."""
+
+    session: int
+    session_id: str
+    new: bool
+    at: float
+    body: bytes
+
+
+class Flush(NamedTuple):
+    """Sessions' rows and the spans they made, up to and with the log's row `flushed`."""
+
+    rows: Sequence[SessionRow]
+    spans: Sequence[tuple[int, bytes]]
+    flushed: int
+
+
+class _Job(NamedTuple):
+    work: Callable[[sqlite3.Connection], object]
+    done: Callable[[object], None]
+    failed: Callable[[Unavailable], None]
+    size: int
+
+
+class Store:
+    """Opened in an event loop; `close` writes what was asked for and lets go of the directory."""
+
+    def __init__(self, directory: Path, loop: asyncio.AbstractEventLoop, synchronous: str = "FULL") -> None:
+        self._lock = lock(directory)
+        self._loop = loop
+        self._writer = _open(directory / FILE, synchronous)
+        self.reader = Reader(directory)
+        self._heads: dict[int, int] = {}
+        self._moved: dict[int, int] = {}
+        self._over: dict[int, int | None] = {}
+        self.last_log: int
+        self.last_at: float
+        self.last_log, self.last_at = self._writer.execute(
+            "SELECT max(coalesce(max(id), 0), (SELECT value FROM counters WHERE name = 'flushed')), "
+            "coalesce((SELECT at FROM log ORDER BY id DESC LIMIT 1), 0) FROM log"
+        ).fetchone()
+        self._next_log = self.last_log + 1
+        (self.next_session,) = self._writer.execute("SELECT 1 + coalesce(max(no), 0) FROM sessions").fetchone()
+        self._recover_heads()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.queued_bytes = 0
+        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
+        self._thread.start()
+
+    def _recover_heads(self) -> None:
+        """After a crash the log may be ahead of the sessions' rows."""
+        tail = "SELECT session, max(id) FROM log WHERE id > (SELECT value FROM counters WHERE name = 'flushed')"
+        self._heads = dict(self._writer.execute(f"{tail} GROUP BY session"))
+        self.behind = list(self._heads)
+
+    async def close(self) -> None:
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._writer.close()
+        self.reader.close()
+        self._lock.close()
+
+    # The writer's thread
+
+    def _write(self) -> None:
+        while (job := self._queue.get()) is not None:
+            jobs: list[_Job | None] = [job]
+            while len(jobs) < GROUP and jobs[-1] is not None:
+                try:
+                    jobs.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            self._commit([job for job in jobs if job is not None])
+            if jobs[-1] is None:
+                return
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        self._moved, self._over = {}, {}
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            results = [job.work(self._writer) for job in jobs]
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            self._loop.call_soon_threadsafe(self._fail, jobs, Unavailable(str(error)))
+            return
+        self._heads.update(self._moved)
+        for session, head in self._over.items():
+            if self._heads.get(session) == head:
+                self._heads.pop(session, None)
+        self._loop.call_soon_threadsafe(self._succeed, jobs, results)
+
+    # Back on the loop, in the log's order
+
+    def _succeed(self, jobs: list[_Job], results: list[object]) -> None:
+        for job, result in zip(jobs, results, strict=True):
+            self.queued_bytes -= job.size
+            job.done(result)
+
+    def _fail(self, jobs: list[_Job], error: Unavailable) -> None:
+        for job in jobs:
+            self.queued_bytes -= job.size
+            job.failed(error)
+
+    def _submit(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        then: Callable[[T], None] | None = None,
+        otherwise: Callable[[], None] | None = None,
+        size: int = 0,
+    ) -> asyncio.Future[T]:
+        """`then` runs on the loop after the commit, `otherwise` after a failed one, even when nobody waits any more."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        future.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+        def done(result: T) -> None:
+            if then is not None:
+                then(result)
+            if not future.done():
+                future.set_result(result)
+
+        def failed(error: Unavailable) -> None:
+            if otherwise is not None:
+                otherwise()
+            if not future.done():
+                future.set_exception(error)
+
+        self.queued_bytes += size
+        self._queue.put(_Job(work, done, failed, size))  # type: ignore[arg-type]
+        return future
+
+    # What can be written
+
+    @property
+    def full(self) -> bool:
+        """More waits to be written than is good; say so early."""
+        return self.queued_bytes > QUEUE_BYTES
+
+    def append(self, append: Append, then: Callable[[int], None], otherwise: Callable[[], None]) -> asyncio.Future[int]:
+        """Logs a record. `then` gets its number in the log, in the log's order; `otherwise` hears that it failed."""
+        return self._submit(lambda db: self._append(db, append), then, otherwise, len(append.body))
+
+    def _append(self, db: sqlite3.Connection, append: Append) -> int:
+        if append.new:
+            db.execute(
+                "INSERT INTO sessions (no, id, due, started_at) VALUES (?, ?, 0, ?) ON CONFLICT DO NOTHING",
+                (append.session, append.session_id, append.at),
+            )
+        id_, self._next_log = self._next_log, self._next_log + 1
+        prev = self._head(db, append.session)
+        db.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?)", (id_, append.session, prev, append.at, append.body))
+        self._moved[append.session] = id_
+        return id_
+
+    def _head(self, db: sqlite3.Connection, session: int) -> int | None:
+        head = self._moved.get(session) or self._heads.get(session)
+        if head is None:
+            row = db.execute("SELECT head FROM sessions WHERE no = ?", (session,)).fetchone()
+            head = row and row[0]
+        return head
+
+    def flush(self, flush: Flush) -> asyncio.Future[int]:
+        return self._submit(lambda db: self._flush(db, flush))
+
+    def _flush(self, db: sqlite3.Connection, flush: Flush) -> int:
+        db.executemany(
+            "UPDATE sessions SET head = ?, made = ?, due = ?, started_at = ?, status = ?, summary = ? WHERE no = ?",
+            [
+                (self._head(db, row.no), row.made, row.due, row.started_at, row.status, row.summary, row.no)
+                for row in flush.rows
+            ],
+        )
+        db.executemany("INSERT INTO outbox (session, body) VALUES (?, ?)", flush.spans)
+        _count(db, "made", len(flush.spans))
+        db.execute("UPDATE counters SET value = ? WHERE name = 'flushed'", (flush.flushed,))
+        for row in flush.rows:
+            if row.due is None:
+                self._over[row.no] = self._head(db, row.no)
+        return len(flush.spans)
+
+    def delivered(self, ids: Sequence[int]) -> asyncio.Future[None]:
+        """The next hop took them."""
+
+        def work(db: sqlite3.Connection) -> None:
+            _count(db, "delivered", _delete(db, ids))
+
+        return self._submit(work)
+
+    def set_aside(self, row: Pending, reason: str) -> asyncio.Future[None]:
+        """The next hop will never take it: among the dead letters it harms no neighbour."""
+
+        def work(db: sqlite3.Connection) -> None:
+            if _delete(db, [row.id]):
+                dead = (row.session, row.body, reason)
+                db.execute("INSERT INTO dead_letters (session, body, reason) VALUES (?, ?, ?)", dead)
+
+        return self._submit(work)
+
+    def erase(self, session: int) -> asyncio.Future[None]:
+        """Forgets a session: log, spans, summary."""
+
+        def work(db: sqlite3.Connection) -> None:
+            id_ = self._head(db, session)
+            while id_ is not None:
+                row = db.execute("DELETE FROM log WHERE id = ? RETURNING prev", (id_,)).fetchone()
+                id_ = row and row[0]
+            for sql in ("DELETE FROM outbox WHERE session = ?", "DELETE FROM dead_letters WHERE session = ?"):
+                _count(db, "dropped", db.execute(sql, (session,)).rowcount)
+            db.execute("DELETE FROM sessions WHERE no = ?", (session,))
+            self._moved.pop(session, None)
+            self._over[session] = self._heads.get(session)
+
+        return self._submit(work)
+
+
+class Reader:
+    """Reads a data directory, beside the process that writes it or without one. Safe to call from any thread."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / FILE
+        if not path.exists():
+            raise FileNotFoundError(f"there is no store in {directory}")
+        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA busy_timeout = 5000")
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _all(self, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        with self._lock:
+            try:
+                return self._db.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                raise Unavailable(str(error)) from error
+
+    def session(self, id_: str) -> SessionRow | None:
+        rows = self._sessions(f"{_SESSION} WHERE id = ?", (id_,))
+        return rows[0] if rows else None
+
+    def by_number(self, numbers: Iterable[int]) -> list[SessionRow]:
+        return [row for no in numbers for row in self._sessions(f"{_SESSION} WHERE no = ?", (no,))]
+
+    def open_sessions(self) -> list[SessionRow]:
+        """Those to which time will do something."""
+        return self._sessions(f"{_SESSION} WHERE due IS NOT NULL")
+
+    def sessions(self, limit: int, before: tuple[float, int] | None = None) -> list[SessionRow]:
+        """Newest first; `before` is the (started_at, no) of the last one of the page before."""
+        started_at, no = before or (float("inf"), 0)
+        page = f"{_SESSION} WHERE (started_at, no) < (?, ?) ORDER BY started_at DESC, no DESC LIMIT ?"
+        return self._sessions(page, (started_at, no, limit))
+
+    def _sessions(self, sql: str, values: Sequence[object] = ()) -> list[SessionRow]:
+        return [SessionRow(*row) for row in self._all(sql, values)]  # type: ignore[arg-type]
+
+    def log(self, session: int) -> list[LogRow]:
+        """A session's records in the log's order."""
+        return [LogRow(*row) for row in self._all(_LOG_OF_SESSION, (session, session))]  # type: ignore[arg-type]
+
+    def pending(self, after: int, limit: int) -> list[Pending]:
+        sql = "SELECT id, session, body FROM outbox WHERE id > ? ORDER BY id LIMIT ?"
+        return [Pending(*row) for row in self._all(sql, (after, limit))]  # type: ignore[arg-type]
+
+    def counters(self) -> dict[str, int]:
+        """made = delivered + pending + dead + dropped."""
+        sql = (
+            "SELECT name, value FROM counters UNION ALL SELECT 'pending', count(*) FROM outbox "
+            "UNION ALL SELECT 'dead', count(*) FROM dead_letters"
+        )
+        return dict(self._all(sql))  # type: ignore[arg-type]
+
+
+_SESSION = "SELECT no, id, made, due, started_at, status, coalesce(summary, x'') FROM sessions"
+
+# The session's last row is among those that its own row does not know of yet, or it is the one that this names.
+_LOG_OF_SESSION = """
+WITH RECURSIVE
+  tail(id) AS (SELECT max(id) FROM log
+               WHERE id > (SELECT value FROM counters WHERE name = 'flushed') AND session = ?),
+  chain(id, prev, at, body) AS (
+    SELECT id, prev, at, body FROM log
+    WHERE id = (SELECT coalesce((SELECT id FROM tail), (SELECT head FROM sessions WHERE no = ?)))
+    UNION ALL
+    SELECT log.id, log.prev, log.at, log.body FROM chain JOIN log ON log.id = chain.prev)
+SELECT at, body FROM chain ORDER BY id
+"""
+
+
+def lock(directory: Path) -> TextIO:
+    """Claims a data directory, made if need be, for as long as the file is open. Raises Locked, or OSError."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = (directory / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise Locked(f"another otel-voice works on {directory}; stop it or choose another --data-dir") from None
+    return file
+
+
+def _open(path: Path, synchronous: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA synchronous = {synchronous}")
+    db.execute("PRAGMA busy_timeout = 5000")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        schema = files("otel_voice").joinpath("schema.sql").read_text()
+        db.executescript(f"BEGIN; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
+    elif version != VERSION:
+        db.close()
+        raise Locked(f"{path} was written by another version of otel-voice (schema {version}, this one has {VERSION})")
+    path.chmod(0o600)
+    return db
+
+
+def _delete(db: sqlite3.Connection, ids: Sequence[int]) -> int:
+    return db.executemany("DELETE FROM outbox WHERE id = ?", [(id_,) for id_ in ids]).rowcount
+
+
+def _count(db: sqlite3.Connection, name: str, more: int) -> None:
+    if more > 0:
+        db.execute("UPDATE counters SET value = value + ? WHERE name = ?", (more, name))

@@ -1,0 +1,65 @@
+"""Session tokens: signed, bound to one session, with an expiry. The key lies outside the database."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import OrderedDict
+from hashlib import sha256
+from pathlib import Path
+
+import jwt
+
+FILE = "token.key"
+ALGORITHM = "HS256"
+_CACHED = 10_000
+
+
+class Invalid(Exception):
+    """The token is not one of ours, or it is over; the message is one sentence."""
+
+
+def load_key(directory: Path) -> bytes:
+    """The signing key of a data directory, made at the first start, readable by its owner only."""
+    path = directory / FILE
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_hex(32).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    return path.read_bytes()
+
+
+class Tokens:
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        # Names the key without telling it, so that a key can be changed while old tokens are about.
+        self._kid = sha256(b"otel_voice token key " + key).hexdigest()[:8]
+        self._verified: OrderedDict[str, tuple[str, float]] = OrderedDict()
+
+    def mint(self, session_id: str, expires_at: float) -> str:
+        """`expires_at` is in seconds since the epoch."""
+        claims = {"sub": session_id, "exp": int(expires_at)}
+        return jwt.encode(claims, self._key, ALGORITHM, headers={"kid": self._kid})
+
+    def session_of(self, token: str, now: float) -> str:
+        """The session a token was made for; `now` in seconds. Raises Invalid."""
+        known = self._verified.get(token)
+        if known is None:
+            known = self._verified[token] = self._verify(token)
+            if len(self._verified) > _CACHED:
+                self._verified.popitem(last=False)
+        session_id, expires_at = known
+        if now >= expires_at:
+            raise Invalid("token: it has expired; ask for a new one with POST /v1/sessions")
+        return session_id
+
+    def _verify(self, token: str) -> tuple[str, float]:
+        try:
+            claims = jwt.decode(token, self._key, [ALGORITHM], options={"require": ["sub", "exp"], "verify_exp": False})
+        except jwt.InvalidTokenError:
+            raise Invalid("token: it was not made by this receiver") from None
+        return str(claims["sub"]), float(claims["exp"])

@@ -1,0 +1,73 @@
+"""Imports follow the data: each module may know these of ours, and no others."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "otel_voice"
+
+ALLOWED: dict[str, set[str]] = {
+    "__init__": set(),
+    "semconv": set(),
+    "settings": set(),
+    "events": set(),
+    "spans": set(),
+    "tokens": set(),
+    "store": set(),
+    "sources": {"events"},
+    "adapters": {"adapters", "events"},
+    "conversation": {"events"},
+    "trace": {"conversation", "events", "semconv", "spans"},
+    "session": {"adapters", "conversation", "events", "semconv", "sources", "spans", "trace"},
+    "otlp": {"spans"},
+    "sessions": {"events", "otlp", "session", "spans", "store"},
+    "edge": {"settings", "spans", "tokens"},
+    "receiver": {"adapters", "edge", "events", "session", "sessions", "spans", "store", "tokens"},
+    "exporter": {"settings", "store"},
+    "metrics": {"sessions", "store"},
+    "viewer": {"edge", "sessions", "store"},
+    "recording": {"adapters", "events", "session", "spans"},
+    "replay": {"events", "receiver", "recording", "session"},
+    "display": {"semconv", "session", "spans", "store"},
+}
+WIRES_ALL = {"app", "cli"}
+ONLY_IN = {"sqlite3": {"store"}, "httpx": {"exporter", "replay"}, "rich": {"cli", "display"}}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def home(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything imported, relative imports made absolute."""
+    package = ("otel_voice", *path.relative_to(PACKAGE).parent.parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            prefix = ".".join(part for part in (base, node.module) if part)
+            found |= {f"{prefix}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_knows_only_what_its_layer_may(path: Path) -> None:
+    names = imports(path)
+    ours = {name.split(".")[1] for name in names if name.startswith("otel_voice.")} - {"__version__"}
+    if home(path) not in WIRES_ALL:
+        assert home(path) in ALLOWED, f"{home(path)} is a new module: give it its place in the table"
+        assert ours <= ALLOWED[home(path)]
+    for library, homes in ONLY_IN.items():
+        assert home(path) in homes or not any(name.split(".")[0] == library for name in names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_command_line_prints(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    printing = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert home(path) == "cli" or not printing

@@ -1,0 +1,517 @@
+"""The mapping: tables of events -> span trees, and the properties that make it a function of the log."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from otel_voice import events as e
+from otel_voice.session import Session, Summary
+from otel_voice.spans import Span, root_id, session_id, span_id, trace_id
+
+SESSION = "6f1c2b3a-0000-4000-8000-0000000000aa"
+T0 = 1_790_000_000_000.0
+Line = dict[str, Any]
+
+
+def event(type_: str, at: float, **fields: Any) -> Line:
+    """An event `at` seconds after the start."""
+    return {"type": type_, "ts": T0 + at * 1000, **fields}
+
+
+def batch(*lines: Line, source: str = "page", **fields: Any) -> e.Accepted:
+    return e.Accepted([Raw(json.dumps(line).encode()) for line in lines], source, **fields)
+
+
+def numbered(lines: Iterable[Line]) -> list[Line]:
+    return [{"seq": n, **line} for n, line in enumerate(lines)]
+
+
+def run(*lines: Line, new: e.NewSession | None = None, end: bool = True) -> tuple[list[Span], Summary]:
+    """Events of one source, each arriving at its own time, until everything is final."""
+    session = Session(SESSION)
+    session.apply(e.Created(new or e.NewSession(agent_name="weather", user_id="u1")), at=T0 - 1000)
+    last = event("session_end", 1000) if end else event("mark", 1000, name="last")
+    for line in numbered([*lines, last]):
+        session.apply(batch(line), at=line["ts"])
+    session.advance(float("inf"))
+    return session.take(), session.summary()
+
+
+def tree(spans: list[Span]) -> list[str]:
+    """Names under their parents, in order of start, without the session's own end."""
+    lines: list[str] = []
+
+    def grow(parent: str, depth: int) -> None:
+        for span in sorted(spans, key=lambda span: (span.start_time_unix_nano, span.name)):
+            if span.parent_span_id == parent:
+                lines.append("  " * depth + span.name)
+                grow(span.span_id, depth + 1)
+
+    grow("", 0)
+    return lines
+
+
+def named(spans: list[Span], name: str) -> Span:
+    (found,) = [span for span in spans if span.name == name]
+    return found
+
+
+def seconds(span: Span) -> tuple[float, float]:
+    start, end = span.start_time_unix_nano / 1e6 - T0, span.end_time_unix_nano / 1e6 - T0
+    return round(start / 1000, 3), round(end / 1000, 3)
+
+
+SEED = (
+    event("turn_start", 1, turn_id="t1"),
+    event("tool_call", 2, call_id="c1", name="get_weather", arguments={"city": "Rome"}, turn_id="t1"),
+    event("tool_result", 3, call_id="c1", result={"sky": "clear"}),
+    event(
+        "turn_complete",
+        4,
+        turn_id="t1",
+        user_text="How is Rome?",
+        agent_text="Clear.",
+        usage={"input_tokens": 10, "output_tokens": 3},
+    ),
+)
+
+
+def test_the_four_seed_events_alone_give_the_tree() -> None:
+    spans, summary = run(*SEED)
+    assert tree(spans) == [
+        "voice_session",
+        "  invoke_agent weather",
+        "    generate_content",
+        "    execute_tool get_weather",
+    ]
+    assert (summary.turn_count, summary.tool_call_count, summary.tool_error_count) == (1, 1, 0)
+
+
+def test_a_turn_holds_what_was_said_for_the_conventions_and_for_langfuse() -> None:
+    turn = named(run(*SEED)[0], "invoke_agent weather")
+    assert json.loads(str(turn.attributes["langfuse.observation.input"])) == [
+        {"role": "user", "content": "How is Rome?"}
+    ]
+    assert json.loads(str(turn.attributes["langfuse.observation.output"])) == [
+        {"role": "assistant", "content": "Clear."}
+    ]
+    assert json.loads(str(turn.attributes["gen_ai.output.messages"])) == [
+        {"role": "assistant", "parts": [{"type": "text", "content": "Clear."}]}
+    ]
+    assert seconds(turn) == (1, 4)
+    assert turn.attributes["gen_ai.agent.invocation.end_reason"] == "completed"
+
+
+def test_every_span_has_what_groups_it() -> None:
+    new = e.NewSession(user_id="u1", tags=["beta"], metadata={"plan": "pro"}, environment="test", agent_name="weather")
+    for span in run(*SEED, new=new)[0]:
+        assert span.attributes["session.id"] == SESSION
+        assert span.attributes["user.id"] == "u1"
+        assert span.attributes["langfuse.trace.tags"] == ["beta"]
+        assert span.attributes["langfuse.trace.metadata.plan"] == "pro"
+        assert span.attributes["langfuse.environment"] == "test"
+
+
+def test_the_root_shows_the_conversation_as_a_chat() -> None:
+    root = named(run(*SEED)[0], "voice_session")
+    question = json.loads(str(root.attributes["langfuse.observation.input"]))
+    assert [message["role"] for message in question] == ["user", "assistant", "tool"]
+    assert question[1]["tool_calls"][0]["function"]["name"] == "get_weather"
+    assert question[2]["tool_call_id"] == "c1"
+    assert json.loads(str(root.attributes["langfuse.observation.output"])) == [
+        {"role": "assistant", "content": "Clear."}
+    ]
+
+
+def test_the_root_runs_from_the_first_event_to_the_last() -> None:
+    assert seconds(named(run(*SEED)[0], "voice_session")) == (1, 1000)
+
+
+def test_a_turn_complete_alone_is_a_whole_turn() -> None:
+    spans, _ = run(event("turn_complete", 5, turn_id="t1", user_text="Hi", agent_text="Hello"))
+    assert tree(spans) == ["voice_session", "  invoke_agent weather"]
+
+
+def test_a_tool_before_an_unannounced_turn_belongs_to_the_turn_that_completes() -> None:
+    spans, _ = run(
+        event("tool_call", 1, call_id="a", name="look"),
+        event("tool_result", 2, call_id="a", result=1),
+        event("turn_complete", 3, turn_id="t1"),
+        event("tool_call", 5, call_id="b", name="book"),
+        event("turn_complete", 6, turn_id="t2"),
+    )
+    trace = trace_id(SESSION)
+    assert named(spans, "execute_tool look").parent_span_id == span_id(trace, "turn", "t1")
+    assert named(spans, "execute_tool book").parent_span_id == span_id(trace, "turn", "t2")
+
+
+def test_parallel_tools_stay_apart() -> None:
+    spans, summary = run(
+        event("turn_start", 1, turn_id="t1"),
+        event("tool_call", 2, call_id="a", name="one"),
+        event("tool_call", 2, call_id="b", name="two"),
+        event("tool_result", 3, call_id="b", result="second"),
+        event("tool_result", 5, call_id="a", error="boom"),
+        event("turn_complete", 6, turn_id="t1"),
+    )
+    one, two = named(spans, "execute_tool one"), named(spans, "execute_tool two")
+    assert (seconds(one), seconds(two)) == ((2, 5), (2, 3))
+    assert (one.status, one.attributes["error.type"]) == ("ERROR", "tool_error")
+    assert two.attributes["gen_ai.tool.call.result"] == "second"
+    assert (summary.tool_call_count, summary.tool_error_count) == (2, 1)
+
+
+def test_a_cancelled_tool_says_so_without_being_an_error() -> None:
+    spans, summary = run(
+        event("turn_start", 1, turn_id="t1"),
+        event("tool_call", 2, call_id="a", name="slow"),
+        event("tool_result", 3, call_id="a", cancelled=True),
+    )
+    tool = named(spans, "execute_tool slow")
+    assert (tool.attributes["error.type"], tool.status) == ("cancelled", "UNSET")
+    assert (summary.tool_cancelled_count, summary.tool_error_count) == (1, 0)
+
+
+def test_a_tool_that_is_answered_after_its_turn_is_final_keeps_its_turn() -> None:
+    spans, _ = run(
+        event("turn_start", 1, turn_id="t1"),
+        event("tool_call", 2, call_id="a", name="slow"),
+        event("turn_complete", 3, turn_id="t1"),
+        event("turn_start", 10, turn_id="t2"),
+        event("turn_complete", 11, turn_id="t2"),
+        event("tool_result", 90, call_id="a", result="at last"),
+    )
+    tool = named(spans, "execute_tool slow")
+    assert seconds(tool) == (2, 90)
+    assert tool.parent_span_id == span_id(trace_id(SESSION), "turn", "t1")
+
+
+def test_a_tool_that_nobody_answers_ends_with_the_session_as_an_error() -> None:
+    spans, summary = run(event("turn_start", 1, turn_id="t1"), event("tool_call", 2, call_id="a", name="lost"))
+    tool = named(spans, "execute_tool lost")
+    assert seconds(tool) == (2, 1000)
+    assert (tool.status, tool.attributes["error.type"]) == ("ERROR", "unanswered")
+    assert summary.tool_error_count == 1
+
+
+def test_a_barge_in_marks_the_turn_whose_answer_was_cut() -> None:
+    spans, summary = run(
+        event("turn_start", 1, turn_id="t1"),
+        event("agent_speech_start", 2, measured_by="playback"),
+        event("interrupted", 3, source="user_speech", heard_ms=1000, turn_id="t1"),
+        event("agent_speech_end", 3, measured_by="playback"),
+        event("turn_start", 3, turn_id="t2"),
+    )
+    (cut,) = [span for span in spans if "voice.interruption.source" in span.attributes]
+    assert cut.span_id == span_id(trace_id(SESSION), "turn", "t1")
+    assert cut.attributes["voice.playout.position"] == 1.0
+    assert cut.attributes["gen_ai.agent.invocation.end_reason"] == "interrupted"
+    assert summary.interruption_count == 1
+
+
+def test_speech_becomes_a_span_only_with_both_bounds() -> None:
+    spans, _ = run(
+        event("user_speech_start", 1, measured_by="energy"),
+        event("user_speech_end", 2, measured_by="energy"),
+        event("agent_speech_start", 2.5, measured_by="playback"),
+    )
+    assert [span.name for span in spans if "speech" in span.name] == ["user_speech"]
+    assert named(spans, "user_speech").attributes["voice.speech.measured_by"] == "energy"
+
+
+def test_latency_runs_from_the_end_of_the_users_speech_to_the_audible_answer() -> None:
+    spans, summary = run(
+        event("user_speech_start", 1),
+        event("user_speech_end", 2),
+        event("agent_speech_start", 2.75),
+        event("agent_speech_end", 4),
+    )
+    assert named(spans, "invoke_agent weather").attributes["voice.user_bot_latency"] == 0.75
+    assert summary.user_bot_latency_ms.p95 == 750
+
+
+def test_what_comes_after_its_turn_is_final_becomes_a_child_of_its_own() -> None:
+    spans, _ = run(
+        event("turn_complete", 1, turn_id="t1", user_text="Hi"),
+        event("turn_complete", 2, turn_id="t2"),
+        event("transcript", 50, role="user", text="Hi there", final=True, turn_id="t1"),
+    )
+    late = named(spans, "transcript")
+    assert late.parent_span_id == span_id(trace_id(SESSION), "turn", "t1")
+    assert (late.attributes["voice.event.late"], late.attributes["langfuse.observation.type"]) == (True, "event")
+
+
+def test_each_span_is_emitted_once() -> None:
+    spans, _ = run(*SEED, event("turn_complete", 60, turn_id="t1", agent_text="again"))
+    assert len({span.span_id for span in spans}) == len(spans)
+
+
+def test_a_turn_goes_out_when_the_next_one_has_begun_and_settled() -> None:
+    session = Session(SESSION)
+    for line in numbered([*SEED, event("turn_start", 10, turn_id="t2")]):
+        session.apply(batch(line), at=line["ts"])
+    session.advance(T0 + 13_900)
+    assert session.take() == []
+    session.advance(T0 + 14_000)
+    assert "invoke_agent" in [span.name for span in session.take()]
+
+
+def test_a_turn_goes_out_after_quiet_but_not_while_its_tool_runs() -> None:
+    session = Session(SESSION)
+    for line in numbered([event("turn_start", 0, turn_id="t1"), event("tool_call", 0, call_id="a", name="slow")]):
+        session.apply(batch(line), at=T0)
+    session.advance(T0 + 600_000)
+    assert session.take() == []
+    session.apply(batch({"seq": 2, **event("tool_result", 601, call_id="a", result=1)}), at=T0 + 601_000)
+    session.advance(T0 + 640_000)
+    assert [span.name for span in session.take()] == ["invoke_agent", "execute_tool slow"]
+
+
+def test_lost_events_are_counted_and_refused_ones_are_not_lost() -> None:
+    session = Session(SESSION)
+    lines = [{**event("mark", 1, name="m"), "seq": seq} for seq in (0, 1, 5)]
+    session.apply(batch(*lines, refused=[2]), at=T0 + 1000)
+    session.apply(batch({**event("session_end", 2, last_seq=7), "seq": 7}), at=T0 + 2000)
+    session.advance(T0 + 10_000)
+    root = named(session.take(), "voice_session")
+    assert (root.attributes["voice.events.received"], root.attributes["voice.events.lost"]) == (4, 3)
+
+
+def test_another_event_under_a_known_number_is_a_conflict() -> None:
+    session = Session(SESSION)
+    first, other = event("mark", 1, name="a"), event("mark", 1, name="b")
+    session.apply(batch({"seq": 0, **first}), at=T0)
+    session.apply(batch({"seq": 0, **first}, {"seq": 0, **other}), at=T0)
+    summary = session.summary()
+    assert (summary.events_duplicate, summary.events_conflicting) == (2, 1)
+
+
+def test_a_page_that_went_away_has_ended_only_after_30_seconds_and_the_settle_time() -> None:
+    session = Session(SESSION)
+    session.apply(batch({"seq": 0, **event("session_end", 0, reason="page_closed")}), at=T0)
+    session.advance(T0 + 31_900)
+    assert session.take() == []
+    session.advance(T0 + 32_000)
+    assert named(session.take(), "voice_session").attributes["voice.session.end_reason"] == "page_closed"
+
+
+def test_a_page_that_comes_back_goes_on_with_the_session() -> None:
+    session = Session(SESSION)
+    session.apply(batch({"seq": 0, **event("session_end", 0, reason="page_closed")}), at=T0)
+    session.apply(batch({"seq": 1, **event("turn_complete", 20, turn_id="t1")}), at=T0 + 20_000)
+    session.advance(T0 + 120_000)
+    assert "voice_session" not in [span.name for span in session.take()]
+    session.advance(T0 + 22_000 + 30 * 60_000)
+    assert named(session.take(), "voice_session").attributes["voice.session.end_reason"] == "idle_timeout"
+
+
+def test_an_idle_session_ends_by_itself_at_its_last_event() -> None:
+    session = Session(SESSION)
+    session.apply(e.Created(e.NewSession(idle_timeout_s=60)), at=T0)
+    session.apply(batch({"seq": 0, **event("turn_complete", 5, turn_id="t1")}), at=T0 + 5000)
+    session.advance(T0 + 66_999)
+    assert session.ended is None
+    session.advance(T0 + 67_000)
+    root = named(session.take(), "voice_session")
+    assert root.attributes["voice.session.end_reason"] == "idle_timeout"
+    assert seconds(root) == (5, 5)
+
+
+def test_what_comes_after_the_end_still_reaches_the_trace() -> None:
+    session = Session(SESSION)
+    session.apply(batch({"seq": 0, **event("session_end", 0)}), at=T0)
+    session.advance(T0 + 60_000)
+    (root,) = session.take()
+    session.apply(batch({"seq": 1, **event("turn_complete", 90, turn_id="late")}), at=T0 + 90_000)
+    session.advance(T0 + 200_000)
+    (turn,) = session.take()
+    assert (turn.name, turn.parent_span_id) == ("invoke_agent", root.span_id)
+
+
+def test_the_senders_clock_is_corrected_by_its_own_estimate() -> None:
+    session = Session(SESSION)
+    line = {"seq": 0, **event("turn_complete", 0, turn_id="t1")}
+    session.apply(batch(line, clock=e.Clock(offset=-5000, uncertainty=20)), at=T0)
+    session.apply(batch({"seq": 1, **event("session_end", 10)}, clock=e.Clock(-4000, 90)), at=T0 + 5000)
+    session.advance(T0 + 60_000)
+    spans = session.take()
+    assert seconds(named(spans, "invoke_agent")) == (-5, -5)
+    root = named(spans, "voice_session")
+    assert (root.attributes["voice.clock.offset"], root.attributes["voice.clock.uncertainty"]) == (-5.0, 0.02)
+
+
+def test_without_numbers_and_times_the_arrival_counts() -> None:
+    session = Session(SESSION)
+    session.apply(batch({"type": "turn_start", "turn_id": "t1"}), at=T0)
+    session.apply(batch({"type": "turn_complete", "turn_id": "t1"}, {"type": "session_end"}), at=T0 + 3000)
+    session.advance(T0 + 60_000)
+    assert seconds(named(session.take(), "invoke_agent")) == (0, 3)
+
+
+def test_a_callers_traceparent_is_linked() -> None:
+    caller = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    root = named(run(*SEED, new=e.NewSession(traceparent=caller))[0], "voice_session")
+    assert (root.link, root.attributes["voice.caller.traceparent"]) == (caller, caller)
+
+
+def test_content_can_be_left_out() -> None:
+    session = Session(SESSION, capture_content=False)
+    for line in numbered([*SEED, event("session_end", 9)]):
+        session.apply(batch(line), at=line["ts"])
+    session.advance(float("inf"))
+    for span in session.take():
+        assert "Rome" not in str(span.attributes) and "Clear" not in str(span.attributes)
+
+
+def test_the_conversation_on_the_root_is_cut_with_a_mark() -> None:
+    lines = [event("turn_complete", n, turn_id=f"t{n}", user_text="x" * 40_000) for n in range(10)]
+    root = named(run(*lines)[0], "voice_session")
+    assert len(str(root.attributes["langfuse.observation.input"])) < 300_000
+    assert root.attributes["voice.conversation.cut"] is True
+
+
+def test_a_summary_so_far_knows_what_has_not_settled() -> None:
+    session = Session(SESSION)
+    session.apply(batch(*numbered(SEED[:2])), at=T0 + 2000)
+    spans, summary = session.so_far()
+    assert (summary.status, summary.turn_count, summary.tool_call_count, summary.tool_error_count) == ("open", 1, 1, 0)
+    assert {(span.name, span.open) for span in spans} == {
+        ("voice_session", True),
+        ("invoke_agent", True),
+        ("execute_tool get_weather", True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("6F1C2B3A-0000-4000-8000-0000000000AA", SESSION),
+        ("6f1c2b3a000040008000" + "0000000000aa", SESSION),
+        ("room:7", "room:7"),
+    ],
+)
+def test_a_session_id_has_one_form(text: str, canonical: str) -> None:
+    assert session_id(text) == canonical
+
+
+@pytest.mark.parametrize("text", ["", "a b", "é", "x" * 129, "0" * 32, "00000000-0000-0000-0000-000000000000"])
+def test_a_bad_session_id_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="session_id"):
+        session_id(text)
+
+
+def test_ids_are_known_beforehand() -> None:
+    langfuse = pytest.importorskip("langfuse")
+    assert trace_id(SESSION) == SESSION.replace("-", "")
+    assert trace_id("room:7") == langfuse.Langfuse.create_trace_id(seed="room:7")
+    root = named(run(*SEED)[0], "voice_session")
+    assert root.span_id == root_id(trace_id(SESSION))
+
+
+# Properties
+
+_texts = st.sampled_from(["a", "b", "c"])
+_turns = st.none() | st.sampled_from(["t1", "t2", "t3"])
+_lines = st.one_of(
+    st.builds(lambda t: {"type": "turn_start", "turn_id": t}, st.sampled_from(["t1", "t2", "t3"])),
+    st.builds(
+        lambda t, x: {"type": "turn_complete", "turn_id": t, "agent_text": x}, st.sampled_from(["t1", "t2"]), _texts
+    ),
+    st.builds(
+        lambda c, t: {"type": "tool_call", "call_id": c, "name": c, "turn_id": t}, st.sampled_from(["c1", "c2"]), _turns
+    ),
+    st.builds(lambda c, r: {"type": "tool_result", "call_id": c, "result": r}, st.sampled_from(["c1", "c2"]), _texts),
+    st.builds(
+        lambda r, x, f: {"type": "transcript", "role": r, "text": x, "final": f},
+        st.sampled_from(["user", "agent"]),
+        _texts,
+        st.booleans(),
+    ),
+    st.sampled_from(
+        [
+            {"type": "user_speech_start"},
+            {"type": "user_speech_end"},
+            {"type": "agent_speech_start"},
+            {"type": "agent_speech_end"},
+            {"type": "interrupted", "heard_ms": 5},
+            {"type": "response_start", "response_id": "r1"},
+            {"type": "response_end", "response_id": "r1", "usage": {"input_tokens": 4}},
+            {"type": "response_end"},
+            {"type": "error", "message": "m"},
+            {"type": "mark", "name": "m"},
+            {"type": "session_end", "reason": "user_hangup"},
+            {"type": "session_end", "reason": "page_closed"},
+        ]
+    ),
+)
+_gaps = st.sampled_from([0, 1, 400, 1_500, 2_500, 29_000, 31_000, 45_000])
+_jitter = st.integers(0, 1_999)
+_calls = st.lists(st.tuples(_lines, _gaps, st.sampled_from(["page", "tracer"]), _jitter, _jitter, _jitter), max_size=14)
+
+
+def arrivals(call: list[Any], jitter: int) -> list[tuple[float, str, Line]]:
+    """A call's events as (arrival, source, event); with a jitter column, twice each, else each at its own time."""
+    at, numbers, out = T0, {"page": 0, "tracer": 0}, []
+    for line, gap, source, *jitters in call:
+        at += gap
+        numbered_line = {"seq": numbers[source], "ts": at, **line}
+        numbers[source] += 1
+        out.append((at + (jitters[jitter - 1] if jitter else 0), source, numbered_line))
+        if jitter:
+            out.append((at + jitters[2], source, numbered_line))
+    return sorted(out, key=lambda arrival: arrival[0])
+
+
+def told(log: list[tuple[float, str, Line]], ticks: int = 0) -> list[Span]:
+    session = Session(SESSION)
+    for at, source, line in log:
+        for tick in range(ticks):
+            session.advance(at - 3_000 + tick * 700)
+        session.apply(batch(line, source=source), at=at)
+    session.advance(T0 + 10**9)
+    return session.take()
+
+
+def ordered(spans: list[Span]) -> list[Span]:
+    return sorted(spans, key=lambda span: span.span_id)
+
+
+@settings(max_examples=150, deadline=None)
+@given(_calls)
+def test_any_order_and_duplication_within_the_settle_time_give_the_same_spans(call: list[Any]) -> None:
+    first = told(arrivals(call, 1))
+    assert ordered(first) == ordered(told(arrivals(call, 2)))
+    assert ordered(first) == ordered(told(arrivals(call, 0)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(_calls)
+def test_it_does_not_matter_when_the_clock_is_looked_at(call: list[Any]) -> None:
+    log = arrivals(call, 1)
+    assert told(log) == told(log, ticks=4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_calls, st.integers(0, 30))
+def test_a_restart_at_any_point_makes_each_span_once(call: list[Any], crash: int) -> None:
+    log = arrivals(call, 1)
+    before = Session(SESSION)
+    for at, source, line in log[:crash]:
+        before.apply(batch(line, source=source), at=at)
+    made = before.take()
+    after = told(log)
+    assert after[: len(made)] == made
+
+
+@settings(max_examples=100, deadline=None)
+@given(_calls)
+def test_every_span_has_its_parent_and_its_own_id(call: list[Any]) -> None:
+    spans = told(arrivals(call, 1))
+    ids = [span.span_id for span in spans]
+    assert len(set(ids)) == len(ids)
+    assert {span.parent_span_id for span in spans} <= {*ids, ""}
