@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -29,7 +30,7 @@ from otel_voice.spans import session_id as canonical
 from otel_voice.store import Locked, Pending, Reader, Unavailable, lock
 
 PROVIDERS = ("gemini-live", "openai-realtime")
-DEMO = (("barge-in.jsonl", "gemini-live"), ("tools.jsonl", "openai-realtime"))
+DEMO = (("gemini-live.jsonl", "gemini-live"), ("openai-realtime.jsonl", "openai-realtime"))
 # Streams of requests end within this after SIGTERM; what is pending goes out at the next start.
 GRACE_S = 10
 
@@ -168,6 +169,9 @@ def _server(chosen: settings.Settings) -> uvicorn.Server:
 
 
 def _run(server: uvicorn.Server) -> int:
+    # uvicorn raises the signal again once it has stopped in good order, and that is a success.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     server.run()
     return 0 if server.started else 1
 

@@ -13,7 +13,6 @@ from msgspec import Meta, Raw, Struct
 from otel_voice import events as e
 from otel_voice.adapters.allow import Forward, Provider
 from otel_voice.session import Session
-from otel_voice.spans import Span
 
 # Frames without a time are told this far apart.
 FRAME_MS = 20.0
@@ -65,10 +64,6 @@ class Recording:
         return session
 
 
-def spans_of(path: Path, provider: Provider) -> list[Span]:
-    return Recording(path, provider).session().take()
-
-
 def _frames(content: bytes) -> list[Frame]:
     frames = []
     for number, line in enumerate(content.splitlines(), 1):
@@ -82,11 +77,17 @@ def _frames(content: bytes) -> list[Frame]:
 
 def _events(frames: list[Frame], provider: Provider) -> list[e.ProviderMessage]:
     forward, t = Forward(provider), 0.0
-    events: list[e.ProviderMessage] = []
+    kept: list[Frame] = []
     for frame in frames:
         t = frame.ts if frame.ts is not None else t + FRAME_MS
-        message = forward(frame.dir, frame.message)
-        if message is not None:
-            ts = t if t >= e.EARLIEST_MS else BASE_MS + t
-            events.append(e.ProviderMessage(seq=len(events), ts=ts, provider=provider, dir=frame.dir, message=message))
-    return events
+        if (message := forward(frame.dir, frame.message)) is not None:
+            kept.append(Frame(frame.dir, message, t))
+    kept += [Frame("received", message, t) for message in forward.flush()]
+    return [
+        e.ProviderMessage(seq=n, ts=_epoch(frame.ts or 0.0), provider=provider, dir=frame.dir, message=frame.message)
+        for n, frame in enumerate(kept)
+    ]
+
+
+def _epoch(t: float) -> float:
+    return t if t >= e.EARLIEST_MS else BASE_MS + t

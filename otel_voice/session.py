@@ -22,6 +22,7 @@ from otel_voice.adapters import ADAPTERS, Adapter
 from otel_voice.conversation import QUIET_MS, SETTLE_MS, Conversation, History, Tool, Turn
 from otel_voice.sources import Arrived, Source, in_order
 from otel_voice.trace import (
+    PROVIDERS,
     UNANSWERED,
     Message,
     Trace,
@@ -251,9 +252,12 @@ class Session:
         adapter_key = (arrived.source, event.provider)
         if (adapter := self.adapters.get(adapter_key)) is None:
             adapter = self.adapters[adapter_key] = ADAPTERS[event.provider]()
+            self.trace.provider = self.trace.provider or PROVIDERS[event.provider]
         event.ts = t
         for n, fact in enumerate(adapter.feed(event, arrived.key)):
-            self.conversation.fold(fact, t, f"{arrived.key}/{n}" if n else arrived.key)
+            # An adapter may know that something began before the message that tells of it.
+            began = t if fact.ts is None else min(t, fact.ts)
+            self.conversation.fold(fact, began, f"{arrived.key}/{n}" if n else arrived.key)
 
     def _settle(self, at: float) -> None:
         """Makes turns final whose successor began long enough ago, after all that could still belong to them."""

@@ -273,7 +273,7 @@ class Trace:
             s.OUTPUT_TYPE: "speech",
             s.FINISH_REASONS: [response.finish_reason] if response.finish_reason else None,
             s.COMPLETION_START: None if response.first_output is None else _iso(response.first_output),
-            **self._said(*_exchange(turn, response, said, first=response is all_[0])),
+            **self._said(*_exchange(turn, response, said)),
         }
         if response.usage is not None:
             attributes |= usage_attributes(response.usage)
@@ -343,12 +343,14 @@ class Trace:
         )
 
 
-def _exchange(turn: Turn, response: Response, said: str, first: bool) -> tuple[list[Message], list[Message]]:
+def _exchange(turn: Turn, response: Response, said: str) -> tuple[list[Message], list[Message]]:
     """What a response was given and gave: the user's words or the tools' results; words or tool calls."""
     end = response.end if response.end is not None else turn.end
     answered = [tool for tool in turn.tools.values() if tool.end is not None and tool.end <= response.start]
     called = [tool for tool in turn.tools.values() if tool.start is not None and response.start <= tool.start <= end]
-    given = [chat_message("user", turn.user.text)] if turn.user.text and first else tool_messages(answered)
+    given = tool_messages(answered)
+    if not given and turn.user.text:
+        given = [chat_message("user", turn.user.text)]
     if said:
         return given, [chat_message("assistant", said)]
     return given, tool_messages(called)[:1]

@@ -109,6 +109,7 @@ def test_chunks_of_a_text_are_held_back_up_to_a_length_and_given_when_the_page_c
     assert [message["delta"] for message in forward.flush()] == ["0123456789" * 3]
     assert forward.flush() == []
     forward("received", chunk)
+    forward("received", chunk)
     forward("received", {"type": "response.output_text.done", "response_id": "r", "item_id": "a", "text": "all"})
     assert forward.flush() == []
 

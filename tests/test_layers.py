@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "exporter": {"settings", "store"},
     "metrics": {"sessions", "store"},
     "viewer": {"edge", "sessions", "store"},
-    "recording": {"adapters", "events", "session", "spans"},
+    "recording": {"adapters", "events", "session"},
     "replay": {"events", "receiver", "recording", "session"},
     "display": {"semconv", "session", "spans", "store"},
 }

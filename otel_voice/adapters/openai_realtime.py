@@ -261,7 +261,7 @@ class OpenAIRealtime:
         if id_ in self.answers:
             return
         if not apart:
-            if self.turn is None or not (self.asking or self.goes_on):
+            if self.turn is None or not (self.asking or self.goes_on or not self.answered):
                 yield from self._open()
             self.asking = self.goes_on = self.speaking = self.stopped = False
             self.last = id_
