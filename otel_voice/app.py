@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, cast
 
-from opentelemetry.sdk.resources import Resource
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -36,18 +35,8 @@ log = logging.getLogger(__name__)
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
-def resource() -> dict[str, object]:
-    """The resource by OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, as every SDK reads them."""
-    attributes = dict(Resource.create().attributes)
-    if "OTEL_SERVICE_NAME" not in os.environ and str(attributes["service.name"]).startswith("unknown_service"):
-        attributes["service.name"] = "otel_voice"
-    for key in [key for key in attributes if key.startswith("telemetry.sdk.")]:
-        del attributes[key]
-    return dict(attributes)
-
-
-def encoder() -> Encoder:
-    return Encoder(resource(), __version__)
+def encoder(settings: Settings) -> Encoder:
+    return Encoder(settings.resource, __version__)
 
 
 def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> ASGIApp:
@@ -58,7 +47,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> AS
         async with contextlib.AsyncExitStack() as stack:
             store = Store(settings.data_dir, asyncio.get_running_loop(), settings.synchronous)
             stack.push_async_callback(store.close)
-            sessions = Sessions(store, encoder(), clock, settings.capture_content)
+            sessions = Sessions(store, encoder(settings), clock, settings.capture_content)
             await sessions.start()
             stack.push_async_callback(_last_flush, sessions)
             if settings.export is not None:

@@ -285,7 +285,7 @@ def _resend(arguments: argparse.Namespace) -> None:
         spans = made(reader, session_id, chosen.capture_content)
     if spans is None:
         raise Failed(f"session {session_id} is not in the store")
-    encode = encoder().request
+    encode = encoder(chosen).request
     asyncio.run(_send([Pending(n, 0, encode(span)) for n, span in enumerate(spans)], chosen.export))
     print(f"sent {len(spans)} spans of session {session_id} to {chosen.export.url}")
 

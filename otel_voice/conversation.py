@@ -9,155 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import UNSET, Struct, field
-
 from otel_voice import events as e
+from otel_voice.turns import Happening, History, Response, Speech, Tool, Turn, end_speech, response_of
 
 SETTLE_MS = 2_000.0
 QUIET_MS = 30_000.0
-
-
-class Said(Struct):
-    """One side's words in a turn: items in the order they were first seen, each final or in chunks."""
-
-    items: dict[str, list[str]] = field(default_factory=dict)
-    final: set[str] = field(default_factory=set)
-    whole: str | None = None
-    anonymous: int = 0
-
-    def announce(self, item_id: str) -> None:
-        self.items.setdefault(item_id, [])
-
-    def add(self, item_id: str | None, text: str, final: bool) -> None:
-        item = item_id or f"#{self.anonymous}"
-        if final:
-            self.items[item] = [text]
-            self.final.add(item)
-            self.anonymous += not item_id
-        elif item not in self.final:
-            self.items.setdefault(item, []).append(text)
-
-    @property
-    def text(self) -> str:
-        if self.whole is not None:
-            return self.whole
-        return " ".join(text for chunks in self.items.values() if (text := "".join(chunks).strip()))
-
-
-class Speech(Struct):
-    """Somebody was audible; only with both bounds does it become a span."""
-
-    who: str
-    key: str
-    start: float
-    end: float | None = None
-    measured_by: str | None = None
-    of: str | None = None  # the item or response that was spoken
-    heard_ms: float | None = None
-
-
-class Response(Struct):
-    id: str
-    start: float
-    end: float | None = None
-    model: str | None = None
-    finish_reason: str | None = None
-    error: str | None = None
-    usage: e.Usage | None = None
-    first_output: float | None = None
-    false_start: bool = False
-    named: bool = True
-    said: Said = field(default_factory=Said)
-
-
-class Tool(Struct):
-    call_id: str
-    turn: Turn | None  # None: it was called when its turn was final already
-    closed_turn: str | None = None
-    name: str | None = None
-    arguments: Any = UNSET
-    start: float | None = None
-    end: float | None = None
-    result: Any = UNSET
-    error: Any = UNSET
-    cancelled: bool = False
-
-    def says(self, fact: e.ToolResult) -> bool:
-        """Whether this very result is known already: providers and clients repeat themselves."""
-        known = (self.result, self.error, self.cancelled)
-        return self.end is not None and known == (fact.result, fact.error, fact.cancelled)
-
-    @property
-    def failed(self) -> bool:
-        return not self.cancelled and (self.end is None or self.error is not UNSET)
-
-
-class Happening(Struct):
-    """Something on the timeline that becomes a span of type event: a mark, an error, or a fact that came too late."""
-
-    fact: e.Event
-    t: float
-    key: str
-    late: bool = False
-
-
-class Turn(Struct):
-    id: str
-    number: int
-    start: float
-    end: float
-    named: bool = False
-    next_start: float | None = None
-    settle_at: float | None = None  # by the receiver's clock; the session sets it
-    user: Said = field(default_factory=Said)
-    agent: Said = field(default_factory=Said)
-    responses: dict[str, Response] = field(default_factory=dict)
-    tools: dict[str, Tool] = field(default_factory=dict)
-    speech: list[Speech] = field(default_factory=list)
-    happenings: list[Happening] = field(default_factory=list)
-    user_ends: list[float] = field(default_factory=list)
-    audible: float | None = None
-    first_output: float | None = None
-    done: bool = False
-    end_reason: str | None = None
-    interrupted_by: str | None = None
-    heard_ms: float | None = None
-    usage: e.Usage | None = None
-    model: str | None = None
-    final: bool = False
-
-    @property
-    def answered(self) -> float | None:
-        """When the agent was first heard; the playback's own word beats the provider's first output."""
-        return self.audible if self.audible is not None else self.first_output
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds from the end of the user's input to the answer; None where either was not measured."""
-        if (answered := self.answered) is None:
-            return None
-        ends = [end for end in self.user_ends if end <= answered]
-        return (answered - max(ends)) / 1000 if ends else None
-
-    @property
-    def agent_has_acted(self) -> bool:
-        return bool(self.answered is not None or self.agent.text or self.tools or self.responses)
-
-    @property
-    def busy(self) -> bool:
-        """Something measurably goes on, so silence is no sign that the turn is over."""
-        return (
-            any(tool.end is None for tool in self.tools.values())
-            or any(speech.end is None for speech in self.speech)
-            or any(response.end is None for response in self.responses.values())
-        )
-
-
-class History(Struct):
-    """Messages that the app seeded before a turn."""
-
-    role: str
-    text: str
 
 
 class Conversation:
@@ -345,7 +201,7 @@ class Conversation:
         if (turn := self._ended_turn(fact, t, key)) is None:
             return
         turn.user_ends.append(t)
-        _end_speech(turn, "user", t, fact.item_id, fact.measured_by)
+        end_speech(turn, "user", t, fact.item_id, fact.measured_by)
 
     def _agent_speech_start(self, fact: e.AgentSpeechStart, t: float, key: str) -> None:
         turn = self._turn(fact.turn_id, t, key, _never)
@@ -355,7 +211,7 @@ class Conversation:
     def _agent_speech_end(self, fact: e.AgentSpeechEnd, t: float, key: str) -> None:
         if (turn := self._ended_turn(fact, t, key)) is None:
             return
-        speech = _end_speech(turn, "agent", t, fact.response_id, fact.measured_by)
+        speech = end_speech(turn, "agent", t, fact.response_id, fact.measured_by)
         if speech is not None and fact.heard_ms is not None:
             speech.heard_ms = fact.heard_ms
 
@@ -373,7 +229,7 @@ class Conversation:
 
     def _response_end(self, fact: e.ResponseEnd, t: float, key: str) -> None:
         turn = self._turn(fact.turn_id, t, key, _never)
-        response = _response_of(turn, fact.response_id, key)
+        response = response_of(turn, fact.response_id, key)
         response.end = t
         response.model = fact.model or response.model
         response.finish_reason = fact.finish_reason or response.finish_reason
@@ -486,24 +342,3 @@ def _begins_by_user_speech(turn: Turn) -> bool:
 def _begins_by_user_text(turn: Turn) -> bool:
     """A transcript is often late: it begins a turn only where the current one already has the user's words."""
     return turn.done or (turn.agent_has_acted and bool(turn.user.final))
-
-
-def _end_speech(turn: Turn, who: str, t: float, id_: str | None, measured_by: str | None) -> Speech | None:
-    for speech in turn.speech:
-        if speech.who == who and speech.end is None and (id_ is None or speech.of in (None, id_)):
-            speech.end = max(speech.start, t)
-            speech.measured_by = measured_by or speech.measured_by
-            return speech
-    return None
-
-
-def _response_of(turn: Turn, response_id: str | None, key: str) -> Response:
-    """The response that ends: the one named, else the latest that is open, else one that nobody saw begin."""
-    if response_id is None:
-        running = [response for response in turn.responses.values() if response.end is None]
-        if running:
-            return running[-1]
-    id_ = response_id or key
-    return turn.responses.setdefault(
-        id_, Response(id_, start=max(turn.user_ends, default=turn.start), named=response_id is not None)
-    )

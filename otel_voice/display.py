@@ -15,9 +15,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from otel_voice import semconv as s
-from otel_voice.session import Summary
 from otel_voice.spans import Span
 from otel_voice.store import SessionRow
+from otel_voice.summary import Summary
 
 TEXT_SHOWN = 100
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -55,15 +55,24 @@ async def body_of(request: Request, types: tuple[str, ...]) -> bytes:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         raise Rejected(415, "content-encoding: must be gzip or none")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES:
-            raise Rejected(413, f"body: at most {BODY_BYTES} bytes")
+    body = await _read(request)
     type_ = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if body and type_ not in types:
         raise Rejected(415, f"content-type: must be {' or '.join(types)}")
-    return _inflate(bytes(body)) if encoding == "gzip" else bytes(body)
+    return _inflate(body) if encoding == "gzip" and body else body
+
+
+async def _read(request: Request) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_BYTES:
+                raise Rejected(413, f"body: at most {BODY_BYTES} bytes")
+    except ClientDisconnect:
+        # Nobody reads this answer; it keeps a page that went away out of the log of errors.
+        raise Rejected(400, "body: the connection ended before it did") from None
+    return bytes(body)
 
 
 def _inflate(body: bytes) -> bytes:
@@ -76,6 +85,8 @@ def _inflate(body: bytes) -> bytes:
         raise Rejected(413, f"body: at most {INFLATED_BYTES} bytes when inflated")
     if not inflater.eof:
         raise Rejected(400, "body: the gzip ends too early")
+    if inflater.unused_data:
+        raise Rejected(400, "body: something follows the gzip")
     return inflated
 
 
@@ -104,7 +115,8 @@ class Gate:
     def is_app(self, request: Request) -> bool:
         if self._key is None:
             return True
-        return hmac.compare_digest((bearer(request) or "").encode(), self._key.encode())
+        # A header is read as Latin-1, whatever its bytes meant.
+        return hmac.compare_digest((bearer(request) or "").encode("latin-1"), self._key.encode())
 
     def app_only(self, request: Request) -> None:
         """Raises Rejected: 401, 403."""
@@ -123,12 +135,16 @@ class Gate:
         if owner != session_id:
             raise Rejected(403, "token: it is for another session")
 
-    def page_or_app(self, request: Request, token: str | None, session_id: str) -> None:
-        """The app by its key (on loopback without one, by not being a page with a token), or the page by its token."""
+    def page_or_app(self, request: Request, token: str | None, session_id: str) -> bool:
+        """The app by its key (on loopback without one, by not being a page with a token), or the page by its token.
+
+        True when it is the page. Raises Rejected: 401, 403."""
         if token is None and self._key is None:
-            return
-        if self._key is None or not self.is_app(request):
-            self.page(token, session_id)
+            return False
+        if self._key is not None and self.is_app(request):
+            return False
+        self.page(token, session_id)
+        return True
 
 
 class HostCheck:

@@ -5,7 +5,6 @@ Times are milliseconds since the epoch by the sender's clock. `seq` numbers a so
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,13 +16,22 @@ T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Text = Annotated[str, Meta(max_length=262_144)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
+Seq = Annotated[int, Meta(ge=0, le=2**53)]
 # Any real call is younger than this; a clock that says otherwise is unset.
 EARLIEST_MS = 946_684_800_000  # 2000-01-01
 LATEST_MS = 4_102_444_800_000  # 2100-01-01
 MAX_EVENTS = 1_000
+# No tool's arguments nest like this; what does could not be copied or encoded on a stack of ordinary depth.
+DEEPEST = 64
 
-Millis = Annotated[float, Meta(ge=EARLIEST_MS, le=LATEST_MS)]
+# A sender's clock may be wrong by decades and say so: only its corrected times are held to the calendar.
+Millis = Annotated[float, Meta(ge=0, le=10**13)]
 Duration = Annotated[float, Meta(ge=0, le=86_400_000)]
+
+# OpenTelemetry's own limit on a span's attributes; the lengths keep a span well under what a gRPC receiver takes.
+Attributes = Annotated[
+    dict[Name, Annotated[str, Meta(max_length=4_096)] | bool | int | float | None], Meta(max_length=128)
+]
 
 Role = Literal["user", "agent", "assistant"]
 EndReason = Literal["completed", "interrupted", "session_closed"]
@@ -36,6 +44,14 @@ class Refused(ValueError):
 
 class NotJSON(Refused):
     """The body is no JSON at all."""
+
+
+class TooDeep(NotJSON):
+    """The body nests deeper than the decoder goes."""
+
+
+class TooMany(Refused):
+    """More events than a batch may have."""
 
 
 class Usage(Struct, omit_defaults=True):
@@ -55,7 +71,7 @@ class Usage(Struct, omit_defaults=True):
 
 
 class Event(Struct, kw_only=True, omit_defaults=True, tag_field="type"):
-    seq: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    seq: Seq | None = None
     ts: Millis | None = None
 
 
@@ -89,6 +105,10 @@ class ToolResult(Event, tag="tool_result"):
     cancelled: bool = False
     name: Name | None = None
     turn_id: Name | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is None:
+            self.error = UNSET  # `{"result": …, "error": null}` says that there was none
 
 
 class ProviderMessage(Event, tag="provider_message"):
@@ -166,13 +186,13 @@ class Error(Event, tag="error"):
 
 class Mark(Event, tag="mark"):
     name: Name
-    attributes: dict[Name, str | bool | int | float | None] = {}
+    attributes: Attributes = {}
     turn_id: Name | None = None
 
 
 class SessionEnd(Event, tag="session_end"):
     reason: Name = "user_hangup"
-    last_seq: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    last_seq: Seq | None = None
 
 
 WireEvent = (
@@ -251,6 +271,9 @@ class Envelope(Struct):
     clock: Clock | None = None
 
 
+_TRACEPARENT = r"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z"
+
+
 class NewSession(Struct, omit_defaults=True):
     """What the app's backend says of a session when it makes it."""
 
@@ -261,15 +284,15 @@ class NewSession(Struct, omit_defaults=True):
     provider: Name | None = None
     model: Name | None = None
     tags: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=50)] | None = None
-    metadata: dict[Name, str | bool | int | float | None] | None = None
-    environment: Annotated[str, Meta(pattern="^(?!langfuse)[a-z0-9_-]{1,40}$")] | None = None
+    metadata: Attributes | None = None
+    environment: Annotated[str, Meta(pattern=r"^(?!langfuse)[a-z0-9_-]{1,40}\Z")] | None = None
     idle_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] | None = None
-    traceparent: Annotated[str, Meta(pattern="^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None = None
+    traceparent: Annotated[str, Meta(pattern=_TRACEPARENT)] | None = None
 
 
 class EndRequest(Struct):
     reason: Name = "user_hangup"
-    last_seq: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    last_seq: Seq | None = None
     source: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     token: Annotated[str, Meta(max_length=4096)] | None = None
 
@@ -293,10 +316,21 @@ class Accepted(Struct, tag="accepted", tag_field="kind", omit_defaults=True):
 
 
 class _Numbered(Struct):
-    seq: int | None = None
+    seq: Seq | None = None
 
 
-_SURROGATE = re.compile(rb"\\\\u[dD][89a-fA-F]")
+# Half of a surrogate pair, escaped; whole pairs and other escapes are matched to be passed over.
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
+)
+# A string ends at the latest where the text does, so that a scan is linear whatever it is given.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(_STRING.pattern + rb"|[\[\]{}]", re.DOTALL)
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+# Brackets that are looked at one by one, at most: some 30 ms.
+_BRACKETS = 100_000
+_MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`")
 _FIELD = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<field>.*)`)?$", re.DOTALL)
 _event: msgspec.json.Decoder[WireEvent] = msgspec.json.Decoder(WireEvent)
 _record: msgspec.json.Decoder[Created | Accepted] = msgspec.json.Decoder(Created | Accepted)
@@ -304,15 +338,19 @@ _numbered = msgspec.json.Decoder(_Numbered)
 encode = msgspec.json.Encoder().encode
 
 
-def sentence(error: Exception) -> str:
-    """The decoder's message as one sentence that begins with the field."""
+def sentence(error: Exception, whole: str) -> str:
+    """The decoder's message as one sentence that begins with the field, or with what `whole` calls all of it."""
     if isinstance(error, RecursionError):
-        return "the JSON is nested too deeply"
+        return f"{whole}: the JSON is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{whole}: it is not UTF-8"
     found = _FIELD.match(str(error))
-    what, field = (found["what"], found["field"]) if found else (str(error), None)
+    what, field = (found["what"], found["field"] or "") if found else (str(error), "")
+    if missing := _MISSING.match(what):
+        return f"{field}{'.' if field else ''}{missing['field']}: it is missing"
     if what[1:2].islower():
         what = what[:1].lower() + what[1:]
-    return f"{field}: {what}" if field else what
+    return f"{field or whole}: {what}"
 
 
 def decode(body: bytes, type_: type[T]) -> T:
@@ -320,28 +358,69 @@ def decode(body: bytes, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(_mended(body), type=type_)
     except msgspec.ValidationError as error:
-        raise Refused(sentence(error)) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise NotJSON(f"body: {sentence(error)}") from None
+        raise Refused(sentence(error, "body")) from None
+    except RecursionError as error:
+        raise TooDeep(sentence(error, "body")) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NotJSON(sentence(error, "body")) from None
 
 
 def decode_envelope(body: bytes) -> Envelope:
     """The batch with its events left raw. Raises Refused with a sentence that names the field."""
-    envelope = decode(body, Envelope)
+    try:
+        envelope = decode(body, Envelope)
+    except TooDeep:
+        envelope = decode(_cut_deep(body), Envelope)
     if len(envelope.events) > MAX_EVENTS:
-        raise Refused(f"events: at most {MAX_EVENTS} in a batch, got {len(envelope.events)}")
+        raise TooMany(f"events: at most {MAX_EVENTS} in a batch, got {len(envelope.events)}")
     return envelope
 
 
 def _mended(body: bytes) -> bytes:
     """A page that cuts text between the halves of an emoji sends half a surrogate pair, escaped. It stands for no
     character, and must not cost the whole batch."""
-    if not _SURROGATE.search(body):
+    if b"\\ud" not in body and b"\\uD" not in body:
         return body
+    return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
+
+
+def _is_deep(body: bytes) -> bool:
+    if body.count(b"[") + body.count(b"{") <= DEEPEST:
+        return False
+    brackets = _STRING.sub(b"", body).translate(_TO_SQUARE, _NO_BRACKETS)
+    for _ in range(DEEPEST):
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def _cut_deep(body: bytes) -> bytes:
+    """An event that nests too deeply is refused, and must not take its neighbours with it: the decoder would give up
+    on the whole body. What lies far below the limit is left out, so that it is still too deep."""
+    if len(body.translate(None, _NO_BRACKETS)) > _BRACKETS:
+        return body
+    limit, kept, depth, start = 2 * DEEPEST, list[bytes](), 0, 0
+    for found in _STRING_OR_BRACKET.finditer(body):
+        if found[0] in (b"[", b"{"):
+            depth += 1
+            if depth == limit + 1:
+                kept.append(body[start : found.start()])
+        elif found[0] in (b"]", b"}"):
+            depth -= 1
+            if depth == limit:
+                kept.append(b"0")
+                start = found.end()
+    return b"".join([*kept, body[start:]]) if depth == 0 else body
+
+
+def check(raw: Raw | bytes) -> None:
+    """What a decoder passes over and a log cannot use. Raises Refused."""
+    body = bytes(raw)
     try:
-        return json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
-    except (ValueError, RecursionError):
-        return body
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise Refused(sentence(error, "event")) from None
+    if _is_deep(body):
+        raise Refused(f"event: it nests deeper than {DEEPEST} levels")
 
 
 def decode_event(raw: Raw | bytes) -> WireEvent:
@@ -349,7 +428,7 @@ def decode_event(raw: Raw | bytes) -> WireEvent:
     try:
         return _event.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Refused(sentence(error)) from None
+        raise Refused(sentence(error, "event")) from None
 
 
 def decode_record(body: bytes) -> Created | Accepted:

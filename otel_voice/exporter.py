@@ -9,11 +9,14 @@ import asyncio
 import gzip
 import logging
 import random
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
 import httpx
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from otel_voice.settings import Export
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 JOIN_BYTES = 2 * 2**20
 JOIN_SPANS = 512
 LONGEST_WAIT_S = 30.0
+# What the next hop asks for is granted up to this.
+LONGEST_ASKED_S = 300.0
 LOUD_EVERY_S = 60.0
 # 500 too: Langfuse answers it when its own queue is down.
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -46,8 +51,6 @@ class Answer:
 
 
 def client(export: Export) -> httpx.AsyncClient:
-    import ssl
-
     verify = ssl.create_default_context(cafile=export.certificate) if export.certificate else True
     return httpx.AsyncClient(timeout=export.timeout, verify=verify, trust_env=False, follow_redirects=False)
 
@@ -57,33 +60,37 @@ async def post(http: httpx.AsyncClient, export: Export, body: bytes) -> Answer:
     headers = {"content-type": "application/x-protobuf", **export.headers}
     if export.gzip:
         headers["content-encoding"] = "gzip"
-        body = gzip.compress(body, 1)
+        body = await asyncio.to_thread(gzip.compress, body, 1)
     try:
         response = await http.post(export.url, content=body, headers=headers)
     except httpx.HTTPError as error:
         return Answer(Verdict.RETRY, f"{type(error).__name__}: {error}".rstrip(": "))
-    return judge(response.status_code, response.headers.get("retry-after"), response.content)
+    return judge(response.status_code, response.headers, response.content)
 
 
-def judge(status: int, retry_after: str | None, body: bytes) -> Answer:
+def judge(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     """The decision table."""
     reason = f"{status} {body[:300].decode(errors='replace')!r}" if body else str(status)
     if 200 <= status < 300:
-        rejected = _rejected(body)
+        rejected = _rejected(headers, body)
         return Answer(Verdict.SPLIT, rejected) if rejected else Answer(Verdict.TAKEN)
     if status in PASSING:
-        return Answer(Verdict.RETRY, reason, _seconds(retry_after))
+        return Answer(Verdict.RETRY, reason, _retry_after(headers))
     if status in REFUSED:
         return Answer(Verdict.SPLIT, reason)
-    return Answer(Verdict.MISCONFIGURED, reason, _seconds(retry_after))
+    return Answer(Verdict.MISCONFIGURED, reason, _retry_after(headers))
 
 
-def _rejected(body: bytes) -> str:
+def _rejected(headers: Mapping[str, str], body: bytes) -> str:
     """What a partial success says; it names no span."""
     try:
-        partial = ExportTraceServiceResponse.FromString(body).partial_success
-    except ValueError:  # DecodeError: JSON, or a proxy's page; the status said that it was taken
+        if headers.get("content-type", "").startswith("application/json"):
+            response = json_format.Parse(body, ExportTraceServiceResponse(), ignore_unknown_fields=True)
+        else:
+            response = ExportTraceServiceResponse.FromString(body)
+    except (DecodeError, json_format.ParseError):  # a proxy's page; the status said that it was taken
         return ""
+    partial = response.partial_success
     return (
         f"partial success: {partial.rejected_spans} rejected, {partial.error_message!r}"
         if partial.rejected_spans
@@ -91,18 +98,16 @@ def _rejected(body: bytes) -> str:
     )
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    if retry_after is None:
-        return None
-    if retry_after.isdecimal():
-        return float(retry_after)
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds; a date counts from the answer's own, since the clocks may differ."""
+    asked = headers.get("retry-after", "").strip()
+    if asked.isdecimal():
+        return float(asked)
     try:
-        at = parsedate_to_datetime(retry_after)
+        until, said = parsedate_to_datetime(asked), parsedate_to_datetime(headers.get("date", ""))
+        return max(0.0, until.timestamp() - said.timestamp())
     except ValueError:
         return None
-    from datetime import UTC, datetime
-
-    return max(0.0, (at - datetime.now(UTC)).total_seconds())
 
 
 def joined(rows: Sequence[Pending]) -> list[Pending]:
@@ -124,8 +129,10 @@ class Exporter:
         http: httpx.AsyncClient,
         clock: Callable[[], float],
         jitter: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._store, self._export, self._http, self._clock, self._jitter = store, export, http, clock, jitter
+        self._store, self._export, self._http = store, export, http
+        self._clock, self._jitter, self._sleep = clock, jitter, sleep
         self._work = asyncio.Event()
         self._failures = 0
         self._loud_at = float("-inf")
@@ -144,7 +151,11 @@ class Exporter:
 
     async def drain_once(self) -> bool:
         """Sends one request's worth; False when nothing was pending."""
-        rows = joined(await asyncio.to_thread(self._store.reader.pending, 0, JOIN_SPANS))
+        try:
+            rows = joined(await asyncio.to_thread(self._store.reader.pending, 0, JOIN_SPANS))
+        except Unavailable as error:
+            await self._wait(Answer(Verdict.RETRY, f"store: {error}"))
+            return True
         if rows:
             await self._send(rows)
         return bool(rows)
@@ -182,4 +193,4 @@ class Exporter:
             wrong = hint if answer.verdict is Verdict.MISCONFIGURED else ""
             log.warning("export to %s fails, spans are kept: %s%s", self._export.url, answer.reason, wrong)
         backoff = min(LONGEST_WAIT_S, 0.5 * 2 ** min(self._failures, 10)) * (0.5 + self._jitter() / 2)
-        await asyncio.sleep(max(backoff, min(answer.retry_after or 0, 300)))
+        await self._sleep(max(backoff, min(answer.retry_after or 0, LONGEST_ASKED_S)))

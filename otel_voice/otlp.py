@@ -16,6 +16,7 @@ SCOPE = "otel_voice"
 _KINDS = {"INTERNAL": ProtoSpan.SPAN_KIND_INTERNAL, "CLIENT": ProtoSpan.SPAN_KIND_CLIENT}
 _STATUS = {"UNSET": Status.STATUS_CODE_UNSET, "ERROR": Status.STATUS_CODE_ERROR}
 _INT64 = range(-(2**63), 2**63)
+_LATEST = 2**64 - 1
 
 
 class Encoder:
@@ -41,13 +42,18 @@ def _span(span: Span) -> ProtoSpan:
         parent_span_id=bytes.fromhex(span.parent_span_id),
         name=span.name,
         kind=_KINDS[span.kind],
-        start_time_unix_nano=span.start_time_unix_nano,
-        end_time_unix_nano=span.end_time_unix_nano,
+        start_time_unix_nano=_time(span.start_time_unix_nano),
+        end_time_unix_nano=_time(span.end_time_unix_nano),
         attributes=[_key_value(key, value) for key, value in span.attributes.items()],
         status=Status(code=_STATUS[span.status], message=span.status_message),
         links=[_link(span.link)] if span.link else [],
         flags=1,
     )
+
+
+def _time(nanos: int) -> int:
+    """OTLP knows no time before 1970; a clock that says so is not worth a lost span."""
+    return min(max(nanos, 0), _LATEST)
 
 
 def _link(traceparent: str) -> ProtoSpan.Link:

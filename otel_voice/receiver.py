@@ -15,9 +15,10 @@ from otel_voice import events as e
 from otel_voice import spans
 from otel_voice.adapters import allow
 from otel_voice.edge import JSON, Gate, Rejected, bearer, body_of, canonical
-from otel_voice.session import MAX_DURATION_MS, Summary
+from otel_voice.session import MAX_DURATION_MS
 from otel_voice.sessions import Sessions
 from otel_voice.store import Store
+from otel_voice.summary import Summary
 from otel_voice.tokens import Tokens
 
 # A page that was closed leaves events behind, which the next visit sends.
@@ -67,7 +68,7 @@ class Receiver:
         self._gate.app_only(request)
         body = await body_of(request, ("application/json",))
         new = decoded(body or b"{}", e.NewSession)
-        session_id = canonical(new.session_id or str(uuid.uuid4()))
+        session_id = canonical(str(uuid.uuid4()) if new.session_id is None else new.session_id)
         self._admit()
         await self._sessions.create(msgspec.structs.replace(new, session_id=None), session_id)
         trace_id = spans.trace_id(session_id)
@@ -99,10 +100,11 @@ class Receiver:
         """What is taken, reduced to what may be kept, and a verdict for each event that is not."""
         batch = e.Accepted([], envelope.source, envelope.clock)
         rejected = []
-        latest = self._clock() * 1000 + AHEAD_MS - (envelope.clock.offset if envelope.clock else 0)
+        offset = envelope.clock.offset if envelope.clock else 0.0
+        latest = self._clock() * 1000 + AHEAD_MS
         for index, raw in enumerate(envelope.events):
             try:
-                batch.events.append(_taken(raw, latest))
+                batch.events.append(_taken(raw, offset, latest))
             except e.Refused as refused:
                 rejected.append(RejectedEvent(index, str(refused)))
                 if (seq := e.seq_of(raw)) is not None:
@@ -117,11 +119,11 @@ class Receiver:
         session_id = canonical(request.path_params["id"])
         body = await body_of(request, BATCH_TYPES)
         ending = decoded(body or b"{}", e.EndRequest)
-        self._gate.page_or_app(request, ending.token or bearer(request), session_id)
+        by_page = self._gate.page_or_app(request, bearer(request) or ending.token, session_id)
         summary = await self._summary(session_id)
-        if summary is None:
+        if summary is None and not by_page:
             raise Rejected(404, f"session {session_id} is not known")
-        if summary.status == "open":
+        if summary is None or summary.status == "open":
             self._admit()
             event = e.SessionEnd(reason=ending.reason, last_seq=ending.last_seq)
             await self._sessions.accept(session_id, e.Accepted([Raw(e.encode(event))], ending.source))
@@ -140,11 +142,14 @@ class Receiver:
         return Response(status_code=204)
 
 
-def _taken(raw: Raw, latest: float) -> Raw:
+def _taken(raw: Raw, offset: float, latest: float) -> Raw:
     """An event as it is logged. Raises Refused."""
+    e.check(raw)
     event = e.decode_event(raw)
-    if event.ts is not None and event.ts > latest:
+    if event.ts is not None and event.ts + offset > latest:
         raise e.Refused("ts: it lies more than a day in the future")
+    if event.ts is not None and event.ts + offset < e.EARLIEST_MS:
+        raise e.Refused("ts: it lies before the year 2000; it is in milliseconds since the epoch")
     if not isinstance(event, e.ProviderMessage):
         return raw
     event.message = allow.reduce(event.provider, event.dir, event.message) or {}
@@ -154,6 +159,8 @@ def _taken(raw: Raw, latest: float) -> Raw:
 def decode_envelope(body: bytes) -> e.Envelope:
     try:
         return e.decode_envelope(body)
+    except e.TooMany as too_many:
+        raise Rejected(413, str(too_many)) from None
     except e.Refused as refused:
         raise Rejected(400, str(refused)) from None
 

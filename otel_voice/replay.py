@@ -12,9 +12,11 @@ import msgspec
 from otel_voice.events import ProviderMessage
 from otel_voice.receiver import Made
 from otel_voice.recording import END_REASON, Recording
-from otel_voice.session import Summary
+from otel_voice.summary import Summary
 
 BATCH = 100
+# Well under what a receiver takes.
+BATCH_BYTES = 2**19
 # A page posts at most once a second.
 EVERY_S = 1.0
 TRIES = 8
@@ -36,9 +38,10 @@ def replay(
     """Posts a recording and ends the session; durations stay as recorded, and the call ends now, whatever the `speed`
     (None: as fast as the receiver takes it). Raises ReplayFailed."""
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    with httpx.Client(base_url=endpoint.rstrip("/"), timeout=30, trust_env=False) as http:
+    with _client(endpoint) as http:
         new = {"session_id": session_id, "agent_name": agent_name}
-        answer = _call(http, "/v1/sessions", {key: value for key, value in new.items() if value}, headers)
+        # Who is not there at the start is no receiver that restarts.
+        answer = _call(http, "/v1/sessions", {key: value for key, value in new.items() if value}, headers, tries=1)
         made = msgspec.json.decode(answer.content, type=Made)
         source = uuid.uuid4().hex
         length = (recording.end - recording.start) / 1000
@@ -55,27 +58,36 @@ def replay(
         return msgspec.json.decode(answer.content, type=Summary)
 
 
+def _client(endpoint: str) -> httpx.Client:
+    try:
+        return httpx.Client(base_url=endpoint.rstrip("/"), timeout=30, trust_env=False)
+    except httpx.InvalidURL as error:
+        raise ReplayFailed(f"{endpoint} is no address of a receiver: {error}") from None
+
+
 def _batches(events: list[ProviderMessage], speed: float | None, begun: float) -> Iterator[list[ProviderMessage]]:
     """Batches, each when its last event is due."""
-    if speed is None:
-        yield from (events[i : i + BATCH] for i in range(0, len(events), BATCH))
-        return
-    first, batch = events[0].ts or 0.0, list[ProviderMessage]()
+    first, opened, size = events[0].ts or 0.0, begun, 0
+    batch: list[ProviderMessage] = []
     for event in events:
-        due = begun + ((event.ts or 0.0) - first) / 1000 / speed
-        if batch and (due - time.time() > EVERY_S or len(batch) == BATCH):
+        due = begun + ((event.ts or 0.0) - first) / 1000 / speed if speed else begun
+        length = len(msgspec.json.encode(event))
+        if batch and (due - opened > EVERY_S or len(batch) == BATCH or size + length > BATCH_BYTES):
             yield batch
-            batch = []
+            batch, opened, size = [], due, 0
         time.sleep(max(0.0, due - time.time()))
         batch.append(event)
+        size += length
     yield batch
 
 
-def _call(http: httpx.Client, path: str, body: object, headers: dict[str, str] | None = None) -> httpx.Response:
+def _call(
+    http: httpx.Client, path: str, body: object, headers: dict[str, str] | None = None, tries: int = TRIES
+) -> httpx.Response:
     """One call, again while the receiver is away or busy: the events are numbered, so nothing counts twice."""
     content = msgspec.json.encode(body)
     error = ""
-    for attempt in range(TRIES):
+    for attempt in range(tries):
         wait = min(5.0, 0.1 * 2**attempt)
         try:
             answer = http.post(path, content=content, headers={"content-type": "application/json", **(headers or {})})
@@ -87,8 +99,10 @@ def _call(http: httpx.Client, path: str, body: object, headers: dict[str, str] |
             error = f"{http.base_url} answered {answer.status_code}: {answer.text[:200]}"
             if answer.status_code not in (429, 503):
                 break
-            wait = float(answer.headers.get("retry-after", wait))
-        time.sleep(wait)
+            asked = answer.headers.get("retry-after", "")
+            wait = min(float(asked), 30.0) if asked.isdecimal() else wait
+        if attempt + 1 < tries:
+            time.sleep(wait)
     raise ReplayFailed(error)
 
 

@@ -38,6 +38,8 @@ CREATE TABLE dead_letters (
 );
 
 -- made = delivered + dropped + rows of outbox + rows of dead_letters, at every commit.
--- `flushed`: the last row of the log that the table of sessions takes into account.
+-- `flushed`: the last row of the log that the table of sessions takes into account. `last_at` (ms): the time up to
+-- which the spans were made; it never goes back. `last_log`, `last_session`: erased ones, whose numbers are not given again.
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO counters VALUES ('made', 0), ('delivered', 0), ('dropped', 0), ('flushed', 0);
+INSERT INTO counters VALUES ('made', 0), ('delivered', 0), ('dropped', 0), ('flushed', 0),
+    ('last_at', 0), ('last_log', 0), ('last_session', 0);

@@ -8,19 +8,17 @@ moments and a replay of the log gives the same spans in the same order. All time
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
-
-from msgspec import Struct, field
 
 from otel_voice import events as e
 from otel_voice import semconv as s
 from otel_voice import spans
 from otel_voice.adapters import ADAPTERS, Adapter
-from otel_voice.conversation import QUIET_MS, SETTLE_MS, Conversation, History, Tool, Turn
+from otel_voice.conversation import QUIET_MS, SETTLE_MS, Conversation
 from otel_voice.sources import Arrived, Source, in_order
+from otel_voice.summary import Summary, Totals, latency_of
 from otel_voice.trace import (
     PROVIDERS,
     UNANSWERED,
@@ -32,6 +30,7 @@ from otel_voice.trace import (
     turn_messages,
     usage_attributes,
 )
+from otel_voice.turns import History, Tool, Turn
 
 IDLE_MS = 30 * 60_000.0
 MAX_DURATION_MS = 12 * 3_600_000.0
@@ -39,40 +38,6 @@ MAX_DURATION_MS = 12 * 3_600_000.0
 PAGE_CLOSED_HOLD_MS = 30_000.0
 PROVISIONAL = frozenset({"page_closed"})
 CONVERSATION_LIMIT = 256 * 1024
-
-
-class Latency(Struct):
-    p50: float | None = None
-    p95: float | None = None
-    max: float | None = None
-
-
-class Summary(Struct):
-    """What a list says of a session. Times are milliseconds, `tokens` has the names of `events.Usage`."""
-
-    session_id: str
-    trace_id: str
-    status: str
-    started_at: float
-    end_reason: str | None = None
-    ended_at: float | None = None
-    duration_ms: float = 0
-    user_id: str | None = None
-    agent_name: str | None = None
-    provider: str | None = None
-    model: str | None = None
-    turn_count: int = 0
-    interruption_count: int = 0
-    tool_call_count: int = 0
-    tool_error_count: int = 0
-    tool_cancelled_count: int = 0
-    false_start_count: int = 0
-    user_bot_latency_ms: Latency = field(default_factory=Latency)
-    tokens: dict[str, int] = {}
-    events_received: int = 0
-    events_lost: int = 0
-    events_duplicate: int = 0
-    events_conflicting: int = 0
 
 
 class Ending(NamedTuple):
@@ -84,36 +49,6 @@ class Ending(NamedTuple):
     reason: str
     source: str
     seq: int | None
-
-
-class Totals(Struct):
-    """Sums over turns and tools."""
-
-    turns: int = 0
-    interruptions: int = 0
-    tools: int = 0
-    tool_errors: int = 0
-    tools_cancelled: int = 0
-    latencies: list[float] = []
-    usage: dict[str, int] = {}
-
-    def add_turn(self, turn: Turn) -> None:
-        self.turns += 1
-        self.interruptions += turn.interrupted_by is not None
-        if turn.latency is not None:
-            self.latencies.append(turn.latency)
-        usages = [response.usage for response in turn.responses.values()]
-        if turn.usage is not None and (not usages or None in usages):
-            usages.append(turn.usage)
-        for usage in usages:
-            for name in s.USAGE_KEYS if usage is not None else ():
-                if (count := getattr(usage, name)) is not None:
-                    self.usage[name] = self.usage.get(name, 0) + count
-
-    def add_tool(self, tool: Tool, over: bool) -> None:
-        self.tools += 1
-        self.tools_cancelled += tool.cancelled
-        self.tool_errors += tool.failed and (over or tool.end is not None)
 
 
 class Session:
@@ -448,7 +383,7 @@ class Session:
             tool_error_count=totals.tool_errors,
             tool_cancelled_count=totals.tools_cancelled,
             false_start_count=self.conversation.false_starts,
-            user_bot_latency_ms=_latency(totals.latencies),
+            user_bot_latency_ms=latency_of(totals.latencies),
             tokens=totals.usage,
             events_received=self.received,
             events_lost=self.lost,
@@ -486,12 +421,3 @@ def _sureness(clock: e.Clock) -> tuple[float, float]:
 
 def _seconds(ms: float | None) -> float | None:
     return None if ms is None else ms / 1000
-
-
-def _latency(seconds: list[float]) -> Latency:
-    """Percentiles by the nearest rank: each is a latency that somebody had."""
-    if not seconds:
-        return Latency()
-    ordered = sorted(seconds)
-    p50, p95, top = (round(ordered[math.ceil(len(ordered) * q) - 1] * 1000, 3) for q in (0.5, 0.95, 1))
-    return Latency(p50, p95, top)

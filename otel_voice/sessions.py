@@ -10,13 +10,14 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from otel_voice import events as e
 from otel_voice import spans
 from otel_voice.otlp import Encoder
-from otel_voice.session import Session, Summary
+from otel_voice.session import Session
 from otel_voice.store import Append, Flush, LogRow, Reader, SessionRow, Store, Unavailable
+from otel_voice.summary import Summary
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,11 @@ class Open:
 
     def __init__(self, no: int, session: Session, new: bool, made: int = 0) -> None:
         self.no, self.session, self.new, self.made = no, session, new, made
+        # A replay makes again what is in the outbox already.
+        self.made_before = made
         self.in_flight = 0
-        self.wakes_at = float("inf")
+        # When time comes by, the next one last; an earlier one is put on top, so there are few.
+        self.wakes: list[float] = []
         self.over_since: float | None = None
         self.erased = False
         self.broken = False
@@ -53,6 +57,13 @@ class Open:
         except Exception:
             self.broken = True
             log.exception("session %s cannot be mapped; its events are kept", self.session.id)
+
+    def finished(self) -> list[spans.Span]:
+        """The session's new spans: the mapping gives the same ones in the same order, those made before first."""
+        taken = self.session.take()
+        known = min(len(taken), self.made_before)
+        self.made_before -= known
+        return taken[known:]
 
     def summarized(self) -> SessionRow:
         """What the store is to know of it."""
@@ -88,11 +99,13 @@ class Sessions:
     ) -> None:
         self._store, self._encoder, self._clock, self._capture = store, encoder, clock, capture_content
         self._open: dict[str, Open] = {}
-        self._loading: dict[str, asyncio.Future[Open]] = {}
+        self._under_way: dict[str, asyncio.Future[None]] = {}
         self._due: list[tuple[float, int, str]] = []
+        self._asleep: set[str] = set()
         self._arrivals: deque[float] = deque()
         self._dirty: dict[int, Open] = {}
         self._unsaved: list[tuple[Open, bytes]] = []
+        self._flushing = asyncio.Lock()
         self._applied = store.last_log
         self._last_at: float = store.last_at
         self.made: Callable[[], None] = lambda: None
@@ -110,6 +123,7 @@ class Sessions:
         reader = self._store.reader
         rows = await asyncio.to_thread(reader.open_sessions)
         for row in rows:
+            self._asleep.add(row.id)
             self._wake(row.id, row.no, row.due or 0.0)
         for row in await asyncio.to_thread(reader.by_number, self._store.behind):
             self._dirty[row.no] = await self._get(row.id)
@@ -124,9 +138,20 @@ class Sessions:
         """Does what is due in the sessions, and writes down what came of it."""
         now = self._safe_now()
         while self._due and self._due[0][0] <= now:
-            _, _, session_id = heapq.heappop(self._due)
-            await self._advance(session_id, now)
+            at, no, session_id = heapq.heappop(self._due)
+            if self._is_awaited(session_id, at):
+                await self._advance(session_id, no, now)
         await self.flush()
+
+    def _is_awaited(self, session_id: str, at: float) -> bool:
+        """Not when the session is over and out of memory, or was loaded anew since."""
+        entry = self._open.get(session_id)
+        if entry is None:
+            return session_id in self._asleep
+        if not entry.wakes or entry.wakes[-1] != at:
+            return False
+        entry.wakes.pop()
+        return True
 
     def _safe_now(self) -> float:
         """Never past an arrival that is not applied yet: time must pass as it will in a replay."""
@@ -137,22 +162,23 @@ class Sessions:
         self._last_at = max(self._last_at, self._clock() * 1000)
         return self._last_at
 
-    async def _advance(self, session_id: str, now: float) -> None:
+    async def _advance(self, session_id: str, no: int, now: float) -> None:
         try:
             entry = await self._get(session_id)
         except Unavailable:
-            self._wake(session_id, 0, now + 1000)
+            self._wake(session_id, no, now + 1000)
             return
-        entry.wakes_at = float("inf")
         entry.attempt(lambda: entry.session.advance(min(now, self._safe_now())))
         self._collect(entry)
-        if entry.over_since is not None and now >= entry.over_since + LINGER_MS and not self._in_use(entry):
-            self._open.pop(session_id, None)
-        else:
+        if entry.over_since is None or now < entry.over_since + LINGER_MS:
             self._schedule(entry)
+        elif self._in_use(entry):
+            self._wake_at(entry, now + 1000)
+        else:
+            self._open.pop(session_id, None)
 
     def _in_use(self, entry: Open) -> bool:
-        return entry.in_flight > 0 or entry.no in self._dirty
+        return entry.in_flight > 0 or entry.no in self._dirty or self._flushing.locked()
 
     def _schedule(self, entry: Open) -> None:
         due = None if entry.broken else entry.session.due
@@ -161,8 +187,11 @@ class Sessions:
             at = entry.over_since + LINGER_MS
         else:
             entry.over_since, at = None, due[0]
-        if at < entry.wakes_at:
-            entry.wakes_at = at
+        self._wake_at(entry, at)
+
+    def _wake_at(self, entry: Open, at: float) -> None:
+        if not entry.wakes or at < entry.wakes[-1]:
+            entry.wakes.append(at)
             self._wake(entry.session.id, entry.no, at)
 
     def _wake(self, session_id: str, no: int, at: float) -> None:
@@ -173,7 +202,7 @@ class Sessions:
     async def create(self, new: e.NewSession, session_id: str) -> Open:
         """Makes a session; one that exists keeps what was first said of it. Raises Unavailable."""
         entry = await self._get(session_id)
-        if entry.session.new == e.NewSession() and not entry.in_flight:
+        if entry.session.new == e.NewSession():
             await self._record(entry, e.Created(new))
         return entry
 
@@ -184,7 +213,6 @@ class Sessions:
         return entry
 
     async def _record(self, entry: Open, record: e.Created | e.Accepted) -> None:
-        entry = self._open.setdefault(entry.session.id, entry)
         if entry.in_flight >= IN_FLIGHT:
             raise Busy
         at = self._now()
@@ -220,15 +248,17 @@ class Sessions:
             self._schedule(entry)
 
     async def _get(self, session_id: str) -> Open:
-        """A session, from memory or from the store, or a new one. Only one caller loads."""
-        if (entry := self._open.get(session_id)) is not None:
-            return entry
-        if (loading := self._loading.get(session_id)) is None:
-            loading = self._loading[session_id] = asyncio.ensure_future(self._load(session_id))
-            loading.add_done_callback(lambda _: self._loading.pop(session_id, None))
-        return await asyncio.shield(loading)
+        """A session, from memory or from the store, or a new one. Only one caller loads, none while it is erased."""
+        while (entry := self._open.get(session_id)) is None:
+            await asyncio.shield(self._under_way.get(session_id) or self._begin(session_id, self._load(session_id)))
+        return entry
 
-    async def _load(self, session_id: str) -> Open:
+    def _begin(self, session_id: str, work: Coroutine[None, None, None]) -> asyncio.Future[None]:
+        future = self._under_way[session_id] = asyncio.ensure_future(work)
+        future.add_done_callback(lambda _: self._under_way.pop(session_id, None))
+        return future
+
+    async def _load(self, session_id: str) -> None:
         row = await asyncio.to_thread(self._store.reader.session, session_id)
         if row is None:
             no, self._store.next_session = self._store.next_session, self._store.next_session + 1
@@ -238,23 +268,31 @@ class Sessions:
             entry = Open(row.no, Session(session_id, self._capture), new=False, made=row.made)
             entry.row = row
             await asyncio.to_thread(entry.attempt, lambda: replay(entry.session, rows))
-            self._keep(entry, entry.session.take()[row.made :])
+            self._collect(entry)
             self._schedule(entry)
+        self._asleep.discard(session_id)
         self._open[session_id] = entry
-        return entry
 
     # Out
 
     def _collect(self, entry: Open) -> None:
-        self._keep(entry, entry.session.take())
-
-    def _keep(self, entry: Open, finished: list[spans.Span]) -> None:
-        if finished:
+        if finished := entry.finished():
             self._dirty[entry.no] = entry
-            self._unsaved += [(entry, self._encoder.request(span)) for span in finished]
+            entry.attempt(lambda: self._encode(entry, finished))
+
+    def _encode(self, entry: Open, finished: list[spans.Span]) -> None:
+        self._unsaved += [(entry, self._encoder.request(span)) for span in finished]
 
     async def flush(self) -> None:
         """Writes the sessions' rows and their new spans in one transaction; keeps them for later if it fails."""
+        await asyncio.shield(asyncio.ensure_future(self._flush()))
+
+    async def _flush(self) -> None:
+        # One after the other: a later one that succeeds must not pass over what an earlier one could not write.
+        async with self._flushing:
+            await self._write()
+
+    async def _write(self) -> None:
         dirty, self._dirty = self._dirty, {}
         if not dirty:
             return
@@ -264,10 +302,13 @@ class Sessions:
         living = [entry for entry in dirty.values() if not entry.erased and not entry.new]
         kept = [(entry, body) for entry, body in made if not entry.erased]
         flush = Flush(
-            [entry.summarized() for entry in living], [(entry.no, body) for entry, body in kept], self._applied
+            [entry.summarized() for entry in living],
+            [(entry.no, body) for entry, body in kept],
+            self._applied,
+            self._last_at,
         )
         try:
-            await asyncio.shield(self._store.flush(flush))
+            await self._store.flush(flush)
         except Unavailable as error:
             log.warning("the store cannot write, spans wait in memory: %s", error)
             for entry, _ in made:
@@ -292,8 +333,11 @@ class Sessions:
         self._open.pop(session_id, None)
         self._dirty.pop(entry.no, None)
         self._unsaved = [(other, body) for other, body in self._unsaved if other is not entry]
-        await self._store.erase(entry.no)
+        await asyncio.shield(self._begin(session_id, self._store_erase(entry)))
         return known
+
+    async def _store_erase(self, entry: Open) -> None:
+        await self._store.erase(entry.no)
 
 
 def look(reader: Reader, session_id: str, capture: bool, now: float) -> tuple[list[spans.Span], Summary] | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from msgspec import Struct
+from msgspec import Struct, field
 from opentelemetry.util.re import parse_env_headers
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+SERVICE_NAME = "otel_voice"
 LANGFUSE_CLOUD = "https://cloud.langfuse.com"
 
 
@@ -37,6 +38,7 @@ class Settings(Struct, frozen=True):
     allowed_origins: tuple[str, ...] = ()
     capture_content: bool = True
     synchronous: str = "FULL"
+    resource: dict[str, str] = field(default_factory=lambda: {"service.name": SERVICE_NAME})
     export: Export | None = None
 
     @property
@@ -57,6 +59,7 @@ def read(
         allowed_origins=_origins(env),
         capture_content=_flag(env, "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", True),
         synchronous=_choice(env, "OTEL_VOICE_SYNCHRONOUS", "FULL", ("FULL", "NORMAL")),
+        resource=_resource(env),
         export=_export(env),
     )
     if settings.api_key is None and not settings.loopback:
@@ -106,6 +109,20 @@ def _choice(env: Mapping[str, str], name: str, default: str, choices: tuple[str,
         if value.lower() == choice.lower():
             return choice
     raise BadSetting(f"{name} must be {' or '.join(choices)}, not {value!r}")
+
+
+def _resource(env: Mapping[str, str]) -> dict[str, str]:
+    """No instance id of a process: the same session must give the same bytes after a restart."""
+    resource = {"service.name": SERVICE_NAME}
+    for pair in env.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, equals, value = pair.partition("=")
+        if pair.strip() and not (equals and key.strip()):
+            raise BadSetting(f"OTEL_RESOURCE_ATTRIBUTES must be a list like key=value,key=value, not {pair.strip()!r}")
+        if pair.strip():
+            resource[unquote(key.strip())] = unquote(value.strip())
+    if name := env.get("OTEL_SERVICE_NAME"):
+        resource["service.name"] = name
+    return resource
 
 
 def _export(env: Mapping[str, str]) -> Export | None:

@@ -18,7 +18,7 @@ _HEX32 = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-class Span(Struct, omit_defaults=True):
+class Span(Struct):
     """A finished span (or, while `open`, a span so far), with OpenTelemetry's field names; ids are lower-case hex."""
 
     name: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import queue
 import sqlite3
 import threading
@@ -65,11 +66,12 @@ class Append(NamedTuple):
 
 
 class Flush(NamedTuple):
-    """Sessions' rows and the spans they made, up to and with the log's row `flushed`."""
+    """Sessions' rows and the spans they made, up to and with the log's row `flushed` and the time `at` (ms)."""
 
     rows: Sequence[SessionRow]
     spans: Sequence[tuple[int, bytes]]
     flushed: int
+    at: float = 0.0
 
 
 class _Job(NamedTuple):
@@ -93,11 +95,15 @@ class Store:
         self.last_log: int
         self.last_at: float
         self.last_log, self.last_at = self._writer.execute(
-            "SELECT max(coalesce(max(id), 0), (SELECT value FROM counters WHERE name = 'flushed')), "
-            "coalesce((SELECT at FROM log ORDER BY id DESC LIMIT 1), 0) FROM log"
+            "SELECT max(coalesce(max(id), 0), (SELECT value FROM counters WHERE name = 'last_log')), "
+            "max(coalesce((SELECT at FROM log ORDER BY id DESC LIMIT 1), 0), "
+            "(SELECT value FROM counters WHERE name = 'last_at')) FROM log"
         ).fetchone()
         self._next_log = self.last_log + 1
-        (self.next_session,) = self._writer.execute("SELECT 1 + coalesce(max(no), 0) FROM sessions").fetchone()
+        (self.next_session,) = self._writer.execute(
+            "SELECT 1 + max(coalesce(max(no), 0), (SELECT value FROM counters WHERE name = 'last_session')) "
+            "FROM sessions"
+        ).fetchone()
         self._recover_heads()
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self.queued_bytes = 0
@@ -230,7 +236,8 @@ class Store:
         )
         db.executemany("INSERT INTO outbox (session, body) VALUES (?, ?)", flush.spans)
         _count(db, "made", len(flush.spans))
-        db.execute("UPDATE counters SET value = ? WHERE name = 'flushed'", (flush.flushed,))
+        _at_least(db, "flushed", flush.flushed)
+        _at_least(db, "last_at", math.ceil(flush.at))
         for row in flush.rows:
             if row.due is None:
                 self._over[row.no] = self._head(db, row.no)
@@ -265,6 +272,8 @@ class Store:
             for sql in ("DELETE FROM outbox WHERE session = ?", "DELETE FROM dead_letters WHERE session = ?"):
                 _count(db, "dropped", db.execute(sql, (session,)).rowcount)
             db.execute("DELETE FROM sessions WHERE no = ?", (session,))
+            _at_least(db, "last_session", session)
+            _at_least(db, "last_log", self._next_log - 1)
             self._moved.pop(session, None)
             self._over[session] = self._heads.get(session)
 
@@ -278,7 +287,8 @@ class Reader:
         path = directory / FILE
         if not path.exists():
             raise FileNotFoundError(f"there is no store in {directory}")
-        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False, isolation_level=None)
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        self._db = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA busy_timeout = 5000")
         self._lock = threading.Lock()
 
@@ -375,6 +385,10 @@ def _open(path: Path, synchronous: str) -> sqlite3.Connection:
 
 def _delete(db: sqlite3.Connection, ids: Sequence[int]) -> int:
     return db.executemany("DELETE FROM outbox WHERE id = ?", [(id_,) for id_ in ids]).rowcount
+
+
+def _at_least(db: sqlite3.Connection, name: str, value: int) -> None:
+    db.execute("UPDATE counters SET value = max(value, ?) WHERE name = ?", (value, name))
 
 
 def _count(db: sqlite3.Connection, name: str, more: int) -> None:

@@ -11,8 +11,8 @@ from msgspec import UNSET
 
 from otel_voice import events as e
 from otel_voice import semconv as s
-from otel_voice.conversation import Happening, Response, Speech, Tool, Turn
 from otel_voice.spans import CLIENT, Kind, Span, Value, root_id, span_id
+from otel_voice.turns import Happening, Response, Speech, Tool, Turn
 
 # A span must stay well under the 4 MiB that a gRPC receiver takes, and carries its text in four forms.
 TEXT_LIMIT = 65_536
@@ -270,7 +270,7 @@ class Trace:
             s.REQUEST_MODEL: self.model or model,
             s.RESPONSE_MODEL: model,
             s.RESPONSE_ID: response.id if response.named else None,
-            s.OUTPUT_TYPE: "speech",
+            s.OUTPUT_TYPE: "text" if said and _is_text(response.usage) else "speech",
             s.FINISH_REASONS: [response.finish_reason] if response.finish_reason else None,
             s.COMPLETION_START: None if response.first_output is None else _iso(response.first_output),
             **self._said(*_exchange(turn, response, said)),
@@ -341,6 +341,11 @@ class Trace:
         return self.span(
             "event", happening.key, name, happening.t, happening.t, attributes, self.turn_id(turn_id), error
         )
+
+
+def _is_text(usage: e.Usage | None) -> bool:
+    """The words came without sound."""
+    return usage is not None and bool(usage.output_text_tokens) and not usage.output_audio_tokens
 
 
 def _exchange(turn: Turn, response: Response, said: str) -> tuple[list[Message], list[Message]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from typing import Annotated
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,6 +17,8 @@ from otel_voice.edge import JSON, Gate, Rejected, bearer, canonical
 from otel_voice.sessions import Sessions
 from otel_voice.store import Store
 
+# The (started_at, no) of the last session of a page; SQLite's integers have 64 bits.
+_cursors = msgspec.json.Decoder(tuple[float, Annotated[int, Meta(ge=0, le=2**53)]])
 PAGE = 50
 LARGEST_PAGE = 500
 
@@ -63,7 +66,7 @@ class Viewer:
 def _limit(text: str | None) -> int:
     if text is None:
         return PAGE
-    if not text.isdecimal() or not 1 <= int(text) <= LARGEST_PAGE:
+    if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= LARGEST_PAGE:
         raise Rejected(422, f"limit: must be a number from 1 to {LARGEST_PAGE}")
     return int(text)
 
@@ -76,6 +79,6 @@ def _cursor(text: str | None) -> tuple[float, int] | None:
     if text is None:
         return None
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=tuple[float, int])
+        return _cursors.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (binascii.Error, msgspec.DecodeError, ValueError):
         raise Rejected(422, "before: must be what `next` said on the page before") from None

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from otel_voice import events as e
-from otel_voice.session import Session, Summary
+from otel_voice.session import Session
 from otel_voice.spans import Span, root_id, session_id, span_id, trace_id
+from otel_voice.summary import Summary
 
 SESSION = "6f1c2b3a-0000-4000-8000-0000000000aa"
 T0 = 1_790_000_000_000.0

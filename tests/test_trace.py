@@ -1,0 +1,217 @@
+"""Spans as Langfuse and the conventions read them, and every recording there is through the whole mapping."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from otel_voice import events as e
+from otel_voice import semconv as s
+from otel_voice.recording import Recording
+from otel_voice.session import Session
+from otel_voice.spans import Span
+from otel_voice.trace import TEXT_LIMIT, disjoint_usage, text_of
+from tests.facts import RECORDINGS, everything
+
+ALL = [pytest.param(provider, path, id=path.stem) for provider, path in everything()]
+
+
+def spans_of(provider: Any, path: Path) -> list[Span]:
+    return Recording(path, provider).session().take()
+
+
+def own(name: str) -> list[Span]:
+    provider = "openai-realtime" if name.startswith("openai") else "gemini-live"
+    return spans_of(provider, RECORDINGS / f"{name}.jsonl")
+
+
+def started(spans: list[Span], name: str) -> list[Span]:
+    return sorted((span for span in spans if span.name.startswith(name)), key=lambda span: span.start_time_unix_nano)
+
+
+# Usage
+
+
+def test_openai_tokens_are_counted_once_for_langfuse() -> None:
+    usage = e.Usage(
+        input_tokens=100,
+        output_tokens=50,
+        input_text_tokens=60,
+        input_audio_tokens=40,
+        cached_tokens=30,
+        cached_text_tokens=20,
+        cached_audio_tokens=10,
+        output_text_tokens=15,
+        output_audio_tokens=35,
+        reasoning_tokens=5,
+    )
+    assert disjoint_usage(usage, "openai") == {
+        "input_text_tokens": 40,
+        "input_audio_tokens": 30,
+        "input_cached_text_tokens": 20,
+        "input_cached_audio_tokens": 10,
+        "output_text_tokens": 15,
+        "output_audio_tokens": 35,
+    }
+
+
+def test_geminis_thoughts_are_text_that_lies_outside_the_details() -> None:
+    usage = e.Usage(
+        input_tokens=1131, input_text_tokens=1131, output_tokens=50, output_audio_tokens=26, reasoning_tokens=24
+    )
+    assert disjoint_usage(usage, "gcp.gemini") == {"input_text": 1131, "output_text": 24, "output_audio": 26}
+
+
+def test_tokens_that_no_detail_explains_are_not_dropped() -> None:
+    assert disjoint_usage(e.Usage(input_tokens=10, input_text_tokens=4), "gcp.gemini") == {"input_text": 4, "input": 6}
+    assert disjoint_usage(e.Usage(input_tokens=10, output_tokens=2), "openai") == {"input": 10, "output": 2}
+
+
+_count = st.none() | st.integers(0, 10**6)
+
+
+@given(st.builds(e.Usage, **{name: _count for name in s.USAGE_KEYS}), st.sampled_from(["openai", "gcp.gemini", ""]))
+def test_langfuse_gets_whole_numbers_that_are_not_negative(usage: e.Usage, provider: str) -> None:
+    for count in disjoint_usage(usage, provider).values():
+        assert isinstance(count, int) and count > 0
+
+
+@given(st.integers(0, 999), st.integers(0, 999), st.integers(0, 999), st.integers(0, 999), st.data())
+def test_the_disjoint_counts_add_up_to_the_totals(
+    text: int, audio: int, out_text: int, out_audio: int, data: Any
+) -> None:
+    cached_text, cached_audio = data.draw(st.integers(0, text)), data.draw(st.integers(0, audio))
+    usage = e.Usage(
+        input_tokens=text + audio,
+        output_tokens=out_text + out_audio,
+        input_text_tokens=text,
+        input_audio_tokens=audio,
+        cached_tokens=cached_text + cached_audio,
+        cached_text_tokens=cached_text,
+        cached_audio_tokens=cached_audio,
+        output_text_tokens=out_text,
+        output_audio_tokens=out_audio,
+    )
+    assert sum(disjoint_usage(usage, "openai").values()) == text + audio + out_text + out_audio
+
+
+def test_usage_is_on_the_response_and_its_sum_on_the_root_but_not_for_langfuse() -> None:
+    spans = own("openai_tool_round")
+    responses, (root,) = started(spans, "generate_content"), started(spans, "voice_session")
+    details = [json.loads(str(span.attributes[s.OBSERVATION_USAGE])) for span in responses]
+    assert len(details) == 2 and all(details)
+    assert root.attributes[s.INPUT_TOKENS] == sum(int(str(span.attributes[s.INPUT_TOKENS])) for span in responses)
+    assert s.OBSERVATION_USAGE not in root.attributes and s.OPERATION_NAME not in root.attributes
+    for turn in started(spans, "invoke_agent"):
+        assert s.INPUT_TOKENS not in turn.attributes and s.REQUEST_MODEL not in turn.attributes
+
+
+# Kinds and names
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "operation", "type_"),
+    [
+        ("voice_session", "INTERNAL", None, "span"),
+        ("invoke_agent", "INTERNAL", "invoke_agent", "agent"),
+        ("generate_content gpt-realtime", "CLIENT", "generate_content", "generation"),
+        ("execute_tool ", "INTERNAL", "execute_tool", "tool"),
+        ("user_speech", "INTERNAL", None, "span"),
+    ],
+)
+def test_each_span_is_what_the_conventions_and_langfuse_take_it_for(
+    name: str, kind: str, operation: str | None, type_: str
+) -> None:
+    for span in started(own("openai_tool_round") + own("openai_spoken_turn"), name):
+        assert span.kind == kind
+        assert span.attributes.get(s.OPERATION_NAME) == operation
+        assert span.attributes[s.OBSERVATION_TYPE] == type_
+
+
+def test_a_barge_in_over_webrtc_says_how_much_was_heard() -> None:
+    (first, second) = started(own("openai_barge_in_while_playing"), "invoke_agent")
+    assert first.attributes[s.INTERRUPTION_SOURCE] == "user_speech"
+    assert first.attributes[s.AGENT_END_REASON] == "interrupted"
+    assert 0 < float(str(first.attributes[s.PLAYOUT_POSITION])) < 10
+    assert second.attributes[s.AGENT_END_REASON] == "completed"
+
+
+def test_latency_over_webrtc_ends_when_the_playback_begins() -> None:
+    spans = own("openai_spoken_turn")
+    (turn,), (speech,), playback = (
+        started(spans, "invoke_agent"),
+        started(spans, "user_speech"),
+        started(spans, "agent_speech"),
+    )
+    heard = playback[0].start_time_unix_nano if playback else None
+    if heard is not None:
+        assert turn.attributes[s.LATENCY] == pytest.approx((heard - speech.end_time_unix_nano) / 1e9)
+
+
+def test_the_constants_are_langfuses_own() -> None:
+    attributes = pytest.importorskip("langfuse").LangfuseOtelSpanAttributes
+    theirs = {value for name, value in vars(attributes).items() if name.isupper() and isinstance(value, str)}
+    ours = {value for value in vars(s).values() if isinstance(value, str) and value.startswith("langfuse.")}
+    assert ours <= theirs
+
+
+def test_no_text_makes_a_span_larger_than_a_receiver_takes() -> None:
+    assert len(text_of("x" * 10**6)) < TEXT_LIMIT + 100
+    assert text_of({"a": 1}) == '{"a":1}'
+
+
+# Every recording
+
+
+@pytest.mark.parametrize(("provider", "path"), ALL)
+def test_a_recording_is_one_tree_of_spans_with_ids_of_their_own(provider: Any, path: Path) -> None:
+    spans = spans_of(provider, path)
+    ids = {span.span_id for span in spans}
+    assert len(ids) == len(spans)
+    assert [span.name for span in spans if not span.parent_span_id] == ["voice_session"]
+    assert {span.parent_span_id for span in spans} <= ids | {""}
+    for span in spans:
+        assert span.start_time_unix_nano <= span.end_time_unix_nano
+
+
+@pytest.mark.parametrize(("provider", "path"), ALL)
+def test_a_recordings_messages_are_chats_of_role_and_content(provider: Any, path: Path) -> None:
+    allowed = {"role", "content", "tool_calls", "tool_call_id"}
+    for span in spans_of(provider, path):
+        if span.name.split()[0] in ("voice_session", "invoke_agent", "generate_content"):
+            for key in (s.OBSERVATION_INPUT, s.OBSERVATION_OUTPUT):
+                for message in json.loads(str(span.attributes.get(key, "[]"))):
+                    assert message.keys() <= allowed and {"role", "content"} <= message.keys()
+
+
+@pytest.mark.parametrize(("provider", "path"), ALL)
+def test_a_recording_in_any_order_within_the_settle_time_gives_the_same_spans(provider: Any, path: Path) -> None:
+    recording = Recording(path, provider)
+    expected = sorted(recording.session().take(), key=lambda span: span.span_id)
+    luck = random.Random(7)
+    end = e.SessionEnd(seq=len(recording.events), ts=recording.end, reason="recording_ended")
+    arrivals = [((event.ts or 0) + luck.uniform(0, 1_999), event) for event in [*recording.events, end] for _ in "ab"]
+    session = Session(recording.id)
+    for at, event in sorted(arrivals, key=lambda arrival: arrival[0]):
+        session.apply(e.Accepted([Raw(e.encode(event))], source="replay"), at=at)
+    session.advance(float("inf"))
+    assert sorted(session.take(), key=lambda span: span.span_id) == expected
+
+
+def test_spans_of_a_session_that_runs_are_those_so_far_marked_open() -> None:
+    recording = Recording(RECORDINGS / "openai_tool_round.jsonl", "openai-realtime")
+    session = Session("live")
+    half = recording.events[: len(recording.events) // 2]
+    session.apply(e.Accepted([Raw(e.encode(event)) for event in half], source="page"), at=half[-1].ts or 0)
+    before = msgspec.json.encode(session.so_far())
+    spans, summary = session.so_far()
+    assert summary.status == "open" and all(span.open for span in spans)
+    assert msgspec.json.encode(session.so_far()) == before, "looking changes nothing"
