@@ -315,6 +315,17 @@ class Accepted(Struct, tag="accepted", tag_field="kind", omit_defaults=True):
     refused: list[int] = []
 
 
+class Ended(Struct, tag="ended", tag_field="kind", omit_defaults=True):
+    """The app or the page said that the session is over, outside the events."""
+
+    reason: str
+    last_seq: int | None = None
+    source: str | None = None
+
+
+Record = Created | Accepted | Ended
+
+
 class _Numbered(Struct):
     seq: Seq | None = None
 
@@ -333,7 +344,7 @@ _BRACKETS = 100_000
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`")
 _FIELD = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<field>.*)`)?$", re.DOTALL)
 _event: msgspec.json.Decoder[WireEvent] = msgspec.json.Decoder(WireEvent)
-_record: msgspec.json.Decoder[Created | Accepted] = msgspec.json.Decoder(Created | Accepted)
+_record: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 _numbered = msgspec.json.Decoder(_Numbered)
 encode = msgspec.json.Encoder().encode
 
@@ -431,7 +442,7 @@ def decode_event(raw: Raw | bytes) -> WireEvent:
         raise Refused(sentence(error, "event")) from None
 
 
-def decode_record(body: bytes) -> Created | Accepted:
+def decode_record(body: bytes) -> Record:
     """A row of the log. It was checked when it was accepted: an error here is a damaged store."""
     return _record.decode(body)
 

@@ -11,6 +11,7 @@ import logging
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
@@ -105,7 +106,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return float(asked)
     try:
         until, said = parsedate_to_datetime(asked), parsedate_to_datetime(headers.get("date", ""))
-        return max(0.0, until.timestamp() - said.timestamp())
+        # Without a zone both are in UTC.
+        return max(0.0, (until.replace(tzinfo=UTC) - said.replace(tzinfo=UTC)).total_seconds())
     except ValueError:
         return None
 

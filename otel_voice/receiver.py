@@ -125,8 +125,7 @@ class Receiver:
             raise Rejected(404, f"session {session_id} is not known")
         if summary is None or summary.status == "open":
             self._admit()
-            event = e.SessionEnd(reason=ending.reason, last_seq=ending.last_seq)
-            await self._sessions.accept(session_id, e.Accepted([Raw(e.encode(event))], ending.source))
+            await self._sessions.accept(session_id, e.Ended(ending.reason, ending.last_seq, ending.source))
             summary = await self._summary(session_id)
         return JSON(summary)
 

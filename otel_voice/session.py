@@ -79,7 +79,7 @@ class Session:
 
     # In
 
-    def apply(self, record: e.Created | e.Accepted, at: float) -> None:
+    def apply(self, record: e.Record, at: float) -> None:
         """A record of the log that arrived `at`. Records come in the log's order."""
         self.advance(at)
         if self.created_at is None:
@@ -88,8 +88,18 @@ class Session:
         if isinstance(record, e.Created):
             self.new = record.session
             self.trace.describe(self.id, self.new)
-        else:
+        elif isinstance(record, e.Accepted):
             self._accept(record, at)
+        else:
+            self._hear_of_end(record, at)
+
+    def _hear_of_end(self, record: e.Ended, at: float) -> None:
+        """As a source's own session_end, but nobody's event. Where there is one source, `last_seq` is that one's."""
+        only = next(iter(self.sources)) if len(self.sources) == 1 else ""
+        name = record.source or only
+        self.sources.setdefault(name, Source())
+        end = e.SessionEnd(reason=record.reason, last_seq=record.last_seq)
+        self.waiting.append(Arrived(name, None, f"{name}:end", at, at, end, counted=False))
 
     def _accept(self, record: e.Accepted, at: float) -> None:
         name = record.source or ""
@@ -165,7 +175,8 @@ class Session:
             arrived.told = True
             self._end_before(t)
             self._fold(t, arrived)
-            self.sources[arrived.source].tell(arrived.seq, t)
+            if arrived.counted:
+                self.sources[arrived.source].tell(arrived.seq, t)
             for turn in self.conversation.superseded():
                 if turn.settle_at is None:
                     # What still belongs to it happened within the settle time, and has come after one more.

@@ -108,6 +108,7 @@ class Sessions:
         self._flushing = asyncio.Lock()
         self._applied = store.last_log
         self._last_at: float = store.last_at
+        self._set_back = 0.0
         self.made: Callable[[], None] = lambda: None
         self.accepted = self.refused = 0
 
@@ -158,8 +159,11 @@ class Sessions:
         return min(self._now(), self._arrivals[0]) if self._arrivals else self._now()
 
     def _now(self) -> float:
-        """Milliseconds; never backwards, so that arrivals are in the log's order."""
-        self._last_at = max(self._last_at, self._clock() * 1000)
+        """Milliseconds; never backwards, so that arrivals are in the log's order. Where the clock was set back, time
+        goes on from where it was until the clock has caught up."""
+        clock = self._clock() * 1000
+        self._set_back = 0.0 if clock >= self._last_at else max(self._set_back, self._last_at - clock)
+        self._last_at = clock + self._set_back
         return self._last_at
 
     async def _advance(self, session_id: str, no: int, now: float) -> None:
@@ -206,13 +210,13 @@ class Sessions:
             await self._record(entry, e.Created(new))
         return entry
 
-    async def accept(self, session_id: str, batch: e.Accepted) -> Open:
+    async def accept(self, session_id: str, batch: e.Accepted | e.Ended) -> Open:
         """Logs and applies a batch; one for a session that nobody knows makes it. Raises Unavailable or Busy."""
         entry = await self._get(session_id)
         await self._record(entry, batch)
         return entry
 
-    async def _record(self, entry: Open, record: e.Created | e.Accepted) -> None:
+    async def _record(self, entry: Open, record: e.Record) -> None:
         if entry.in_flight >= IN_FLIGHT:
             raise Busy
         at = self._now()
@@ -234,7 +238,7 @@ class Sessions:
             # Nothing of it was stored, unless the caller says otherwise in a moment.
             self._open.pop(entry.session.id, None)
 
-    def _apply(self, entry: Open, record: e.Created | e.Accepted, at: float, log_id: int) -> None:
+    def _apply(self, entry: Open, record: e.Record, at: float, log_id: int) -> None:
         entry.new = False
         if not entry.erased:
             self._open[entry.session.id] = entry

@@ -20,6 +20,7 @@ class Arrived(Struct):
     at: float
     event: WireEvent
     told: bool = False
+    counted: bool = True
 
 
 class Numbers(Struct):

@@ -85,9 +85,13 @@ class Store:
     """Opened in an event loop; `close` writes what was asked for and lets go of the directory."""
 
     def __init__(self, directory: Path, loop: asyncio.AbstractEventLoop, synchronous: str = "FULL") -> None:
-        self._lock = lock(directory)
         self._loop = loop
-        self._writer = _open(directory / FILE, synchronous)
+        self._lock = lock(directory)
+        try:
+            self._writer = _open(directory / FILE, synchronous)
+        except BaseException:
+            self._lock.close()
+            raise
         self.reader = Reader(directory)
         self._heads: dict[int, int] = {}
         self._moved: dict[int, int] = {}
@@ -369,6 +373,19 @@ def lock(directory: Path) -> TextIO:
 
 def _open(path: Path, synchronous: str) -> sqlite3.Connection:
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        _prepare(db, path, synchronous)
+    except sqlite3.Error as error:
+        db.close()
+        raise Unavailable(f"{path} cannot be opened: {error}") from error
+    except BaseException:
+        db.close()
+        raise
+    path.chmod(0o600)
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path, synchronous: str) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {synchronous}")
     db.execute("PRAGMA busy_timeout = 5000")
@@ -377,10 +394,7 @@ def _open(path: Path, synchronous: str) -> sqlite3.Connection:
         schema = files("otel_voice").joinpath("schema.sql").read_text()
         db.executescript(f"BEGIN; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
-        db.close()
         raise Locked(f"{path} was written by another version of otel-voice (schema {version}, this one has {VERSION})")
-    path.chmod(0o600)
-    return db
 
 
 def _delete(db: sqlite3.Connection, ids: Sequence[int]) -> int:
