@@ -14,6 +14,8 @@ from otel_voice.turns import Happening, History, Response, Speech, Tool, Turn, e
 
 SETTLE_MS = 2_000.0
 QUIET_MS = 30_000.0
+# Speech recognition may lag behind the conversation by a few turns.
+WORDS_MS = 10_000.0
 
 
 class Conversation:
@@ -30,6 +32,7 @@ class Conversation:
         self.current: Turn | None = None
         self.number = 0
         self.false_starts = 0
+        self.response_turns: dict[str, str] = {}
         self.last: float | None = None
         self.facts = e.SessionFacts()
         self._out: list[Turn | Tool | tuple[str | None, Happening] | History] = []
@@ -48,10 +51,16 @@ class Conversation:
     def settle(self, t: float) -> None:
         """By the facts' own time: what had settled by `t` is final."""
         for turn in self.superseded():
-            if turn.next_start is not None and t >= turn.next_start + SETTLE_MS:
-                self.finish(turn)
+            if turn.next_start is None or t < turn.next_start + self.settle_ms(turn):
+                break
+            self.finish(turn)
         if self.last is not None and t >= self.last + QUIET_MS:
             self.finish_quiet()
+
+    @staticmethod
+    def settle_ms(turn: Turn) -> float:
+        """How long after the next one's start a turn may still change; what the user said may take longest."""
+        return WORDS_MS if turn.user.is_awaited else SETTLE_MS
 
     def superseded(self) -> list[Turn]:
         """In the order of their end."""
@@ -107,12 +116,20 @@ class Conversation:
 
     def fold(self, fact: e.Fact, t: float, key: str) -> None:
         """One fact at its time; `key` is unique to it and gives an id to what it opens."""
-        turn_id = getattr(fact, "turn_id", None)
+        turn_id = self._turn_told_by(fact)
         if turn_id in self.closed and not self._about_tool(fact):
             if not isinstance(fact, e.ResponseOutput | e.FalseStart):
                 self._happen(turn_id, Happening(fact, t, key, late=True))
             return
         _FOLDS[type(fact)](self, fact, t, key)
+
+    def _turn_told_by(self, fact: e.Fact) -> str | None:
+        """The turn that a fact names; a response's is the one in which it was first heard of, whatever comes later."""
+        turn_id: str | None = getattr(fact, "turn_id", None)
+        begun = self.response_turns.get(getattr(fact, "response_id", None) or "")
+        if begun is not None and begun != turn_id and (turn_id is None or isinstance(fact, _OF_RESPONSE)):
+            fact.turn_id = turn_id = begun  # type: ignore[union-attr]
+        return turn_id
 
     def _about_tool(self, fact: e.Fact) -> bool:
         """A tool has a span of its own: its call may come after its turn's end, its answer long after."""
@@ -126,6 +143,9 @@ class Conversation:
             self._out.append((turn_id if turn_id in self.closed else None, happening))
 
     def _begin(self, turn_id: str, t: float, named: bool) -> Turn:
+        while not named and (turn_id in self.open or turn_id in self.closed):
+            # Somebody named a turn like this one's key.
+            turn_id += "'"
         self.number += 1
         turn = self.open[turn_id] = Turn(turn_id, self.number, start=t, end=t, named=named)
         for earlier in self.open.values():
@@ -135,11 +155,16 @@ class Conversation:
         return turn
 
     def _turn(self, turn_id: str | None, t: float, key: str, begins: Callable[[Turn], bool]) -> Turn:
-        """The turn a fact belongs to: the one it names, else the current one, unless the fact begins another."""
+        """The turn a fact belongs to, which lasts at least until then."""
+        turn = self._found(turn_id, t, key, begins)
+        turn.end = max(turn.end, t)
+        return turn
+
+    def _found(self, turn_id: str | None, t: float, key: str, begins: Callable[[Turn], bool]) -> Turn:
+        """The turn that is named, else the current one, unless the fact begins another."""
         turn = self.open.get(turn_id) if turn_id else self.current
         if turn is None or (turn_id is None and begins(turn)):
             turn = self._named(turn_id, t) if turn_id else self._begin(key, t, named=False)
-        turn.end = max(turn.end, t)
         return turn
 
     def _ended_turn(self, fact: e.Bound, t: float, key: str) -> Turn | None:
@@ -155,6 +180,8 @@ class Conversation:
         if turn is None or turn.named or turn.done:
             return self._begin(turn_id, t, named=True)
         del self.open[turn.id]
+        for response_id in turn.responses:
+            self.response_turns[response_id] = turn_id
         turn.id, turn.named = turn_id, True
         self.open[turn_id] = turn
         return turn
@@ -181,12 +208,15 @@ class Conversation:
 
     def _transcript(self, fact: e.Transcript, t: float, key: str) -> None:
         if fact.role == "user":
-            turn = self._turn(fact.turn_id, t, key, _begins_by_user_text)
+            turn = self._found(fact.turn_id, t, key, _begins_by_user_text)
+            if not turn.agent_has_acted:
+                turn.last_until(t)
             turn.user.add(fact.item_id, fact.text, fact.final)
             if fact.typed:
                 turn.user_ends.append(t)
             return
-        turn = self._turn(fact.turn_id, t, key, _never)
+        turn = self._found(fact.turn_id, t, key, _never)
+        turn.last_until(t)
         turn.agent.add(fact.item_id, fact.text, fact.final)
         if (response := turn.responses.get(fact.response_id or "")) is not None:
             response.said.add(fact.item_id, fact.text, fact.final)
@@ -220,20 +250,24 @@ class Conversation:
         id_ = fact.response_id or key
         if id_ not in turn.responses:
             turn.responses[id_] = Response(id_, t, model=fact.model, named=fact.response_id is not None)
+            self.response_turns[id_] = turn.id
 
     def _response_output(self, fact: e.ResponseOutput, t: float, key: str) -> None:
         turn = self._turn(fact.turn_id, t, key, _never)
         turn.first_output = t if turn.first_output is None else min(turn.first_output, t)
         response = turn.responses.setdefault(fact.response_id, Response(fact.response_id, t))
+        self.response_turns[response.id] = turn.id
         response.first_output = t if response.first_output is None else min(response.first_output, t)
 
     def _response_end(self, fact: e.ResponseEnd, t: float, key: str) -> None:
         turn = self._turn(fact.turn_id, t, key, _never)
         response = response_of(turn, fact.response_id, key)
+        self.response_turns[response.id] = turn.id
         response.end = t
         response.model = fact.model or response.model
         response.finish_reason = fact.finish_reason or response.finish_reason
         response.error = fact.error or response.error
+        response.error_type = fact.error_type or response.error_type
         response.usage = fact.usage or response.usage
 
     def _false_start(self, fact: e.FalseStart, t: float, key: str) -> None:
@@ -293,8 +327,12 @@ class Conversation:
             tool.turn.end = max(tool.turn.end, t)
 
     def _at_the_time(self, fact: e.Error | e.Mark, t: float, key: str) -> None:
-        turn_id = fact.turn_id or (self.current.id if self.current else None)
-        self._happen(turn_id, Happening(fact, t, key))
+        turn = self.open.get(fact.turn_id) if fact.turn_id else self.current
+        if turn is not None and not turn.done:
+            turn.last_until(t)
+        # Between turns it is the session's.
+        now = turn.id if turn is not None and t <= turn.end else None
+        self._happen(fact.turn_id or now, Happening(fact, t, key))
 
     def _session_facts(self, fact: e.SessionFacts, t: float, key: str) -> None:
         for name in ("provider", "provider_session_id", "model", "instructions"):
@@ -307,6 +345,8 @@ class Conversation:
     def _nothing(self, fact: e.Fact, t: float, key: str) -> None:
         """The session's own business."""
 
+
+_OF_RESPONSE = e.ResponseStart | e.ResponseOutput | e.ResponseEnd | e.FalseStart
 
 _FOLDS: dict[type, Callable[[Conversation, Any, float, str], None]] = {
     e.TurnStart: Conversation._turn_start,

@@ -23,6 +23,8 @@ LATEST_MS = 4_102_444_800_000  # 2100-01-01
 MAX_EVENTS = 1_000
 # No tool's arguments nest like this; what does could not be copied or encoded on a stack of ordinary depth.
 DEEPEST = 64
+# What a body may hold uncompressed: whatever a span takes over of one event, it stays under a gRPC receiver's 4 MiB.
+EVENT_BYTES = 2**20
 
 # A sender's clock may be wrong by decades and say so: only its corrected times are held to the calendar.
 Millis = Annotated[float, Meta(ge=0, le=10**13)]
@@ -168,6 +170,7 @@ class ResponseEnd(Event, tag="response_end"):
     finish_reason: Name | None = None
     usage: Usage | None = None
     error: Text | None = None
+    error_type: Name | None = None
     turn_id: Name | None = None
 
 
@@ -342,7 +345,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # Brackets that are looked at one by one, at most: some 30 ms.
 _BRACKETS = 100_000
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`")
-_FIELD = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<field>.*)`)?$", re.DOTALL)
+_FIELD = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<field>.*)`)?$", re.DOTALL)
 _event: msgspec.json.Decoder[WireEvent] = msgspec.json.Decoder(WireEvent)
 _record: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 _numbered = msgspec.json.Decoder(_Numbered)
@@ -426,6 +429,8 @@ def _cut_deep(body: bytes) -> bytes:
 def check(raw: Raw | bytes) -> None:
     """What a decoder passes over and a log cannot use. Raises Refused."""
     body = bytes(raw)
+    if len(body) > EVENT_BYTES:
+        raise Refused(f"event: at most {EVENT_BYTES} bytes")
     try:
         body.decode()
     except UnicodeDecodeError as error:

@@ -57,9 +57,9 @@ class Recording:
     def session(self, session_id: str | None = None, capture_content: bool = True) -> Session:
         """The session that a receiver would have made of it, ended after the last frame."""
         session = Session(session_id or self.id, capture_content)
-        last: list[e.WireEvent] = [*self.events, e.SessionEnd(seq=len(self.events), ts=self.end, reason=END_REASON)]
-        for event in last:
+        for event in self.events:
             session.apply(e.Accepted([Raw(e.encode(event))], source="replay"), at=event.ts or 0.0)
+        session.apply(e.Ended(END_REASON, len(self.events) - 1, "replay"), at=self.end)
         session.advance(float("inf"))
         return session
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import httpx
 import msgspec
@@ -13,6 +14,8 @@ from otel_voice.events import ProviderMessage
 from otel_voice.receiver import Made
 from otel_voice.recording import END_REASON, Recording
 from otel_voice.summary import Summary
+
+T = TypeVar("T")
 
 BATCH = 100
 # Well under what a receiver takes.
@@ -42,7 +45,7 @@ def replay(
         new = {"session_id": session_id, "agent_name": agent_name}
         # Who is not there at the start is no receiver that restarts.
         answer = _call(http, "/v1/sessions", {key: value for key, value in new.items() if value}, headers, tries=1)
-        made = msgspec.json.decode(answer.content, type=Made)
+        made = _decoded(answer, Made)
         source = uuid.uuid4().hex
         length = (recording.end - recording.start) / 1000
         begun = time.time()
@@ -55,7 +58,7 @@ def replay(
             sent += len(events)
         end = {"reason": END_REASON, "last_seq": sent - 1, "source": source, "token": made.token}
         answer = _call(http, f"/v1/sessions/{made.session_id}/end", end)
-        return msgspec.json.decode(answer.content, type=Summary)
+        return _decoded(answer, Summary)
 
 
 def _client(endpoint: str) -> httpx.Client:
@@ -96,7 +99,7 @@ def _call(
         else:
             if answer.status_code in (200, 201, 204):
                 return _whole(answer)
-            error = f"{http.base_url} answered {answer.status_code}: {answer.text[:200]}"
+            error = f"{http.base_url} answered {answer.status_code}: {answer.text[:200]!r}"
             if answer.status_code not in (429, 503):
                 break
             asked = answer.headers.get("retry-after", "")
@@ -106,8 +109,15 @@ def _call(
     raise ReplayFailed(error)
 
 
+def _decoded(answer: httpx.Response, type_: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer.content, type=type_)
+    except msgspec.DecodeError:
+        raise ReplayFailed(f"{answer.url} is no receiver's: it answered {answer.text[:200]!r}") from None
+
+
 def _whole(answer: httpx.Response) -> httpx.Response:
     """Of a recording every event counts."""
     if b'"rejected":[{' in answer.content:
-        raise ReplayFailed(f"the receiver refused events: {answer.text[:500]}")
+        raise ReplayFailed(f"the receiver refused events: {answer.text[:500]!r}")
     return answer

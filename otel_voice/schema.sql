@@ -20,7 +20,6 @@ CREATE TABLE sessions (
     status     TEXT NOT NULL DEFAULT 'open',
     summary    BLOB
 );
-CREATE INDEX sessions_by_start ON sessions (started_at, no);
 CREATE INDEX sessions_open ON sessions (no) WHERE due IS NOT NULL;
 
 -- Spans on their way, each an encoded request. AUTOINCREMENT, or ids would restart when it empties.

@@ -16,7 +16,7 @@ from otel_voice import events as e
 from otel_voice import semconv as s
 from otel_voice import spans
 from otel_voice.adapters import ADAPTERS, Adapter
-from otel_voice.conversation import QUIET_MS, SETTLE_MS, Conversation
+from otel_voice.conversation import QUIET_MS, SETTLE_MS, WORDS_MS, Conversation
 from otel_voice.sources import Arrived, Source, in_order
 from otel_voice.summary import Summary, Totals, latency_of
 from otel_voice.trace import (
@@ -26,6 +26,7 @@ from otel_voice.trace import (
     Trace,
     chat_message,
     json,
+    text_of,
     tool_messages,
     turn_messages,
     usage_attributes,
@@ -86,12 +87,17 @@ class Session:
             self.created_at = at
         self.last_at = max(self.last_at, at)
         if isinstance(record, e.Created):
-            self.new = record.session
-            self.trace.describe(self.id, self.new)
+            self._describe(record.session)
         elif isinstance(record, e.Accepted):
             self._accept(record, at)
         else:
             self._hear_of_end(record, at)
+
+    def _describe(self, new: e.NewSession) -> None:
+        """What is said first of a session holds."""
+        if self.new == e.NewSession():
+            self.new = new
+            self.trace.describe(self.id, new)
 
     def _hear_of_end(self, record: e.Ended, at: float) -> None:
         """As a source's own session_end, but nobody's event. Where there is one source, `last_seq` is that one's."""
@@ -123,7 +129,6 @@ class Session:
 
     def _arrived(self, name: str, event: e.WireEvent, clock: e.Clock | None, at: float) -> Arrived:
         t = at if event.ts is None else event.ts + (clock.offset if clock else 0)
-        self.first_t = t if self.first_t is None else min(self.first_t, t)
         if event.seq is None:
             self.unnumbered += 1
             return Arrived(name, None, f"{name}:u{self.unnumbered}", t, at, event)
@@ -186,6 +191,8 @@ class Session:
 
     def _fold(self, t: float, arrived: Arrived) -> None:
         event = arrived.event
+        if arrived.counted and self.ended is None:
+            self.first_t = t if self.first_t is None else min(self.first_t, t)
         self.last_t = t if self.last_t is None else max(self.last_t, t)
         self.conversation.pass_time(t)
         # What is final is told as it is now, before this event changes anything.
@@ -207,11 +214,14 @@ class Session:
 
     def _settle(self, at: float) -> None:
         """Makes turns final whose successor began long enough ago, after all that could still belong to them."""
-        for turn in [turn for turn in self.conversation.superseded() if (turn.settle_at or at + 1) <= at]:
-            settled = (turn.next_start or turn.start) + SETTLE_MS
+        settling = [turn for turn in self.conversation.superseded() if (turn.settle_at or at + 1) <= at]
+        for turn in settling:
+            settled = (turn.next_start or turn.start) + (WORDS_MS if turn.waits else SETTLE_MS)
             self._release_before(settled)
             self._end_before(settled)
             self.conversation.settle(settled)
+        for turn in [turn for turn in settling if not turn.final]:
+            turn.waits, turn.settle_at = True, (turn.settle_at or at) + WORDS_MS - SETTLE_MS
         self._emit()
 
     def _quiet(self, at: float) -> None:
@@ -238,7 +248,7 @@ class Session:
         hold = PAGE_CLOSED_HOLD_MS if event.reason in PROVISIONAL else SETTLE_MS
         due = arrived.at + hold + SETTLE_MS
         self.endings.append(Ending(t + hold, due, event.reason, arrived.source, arrived.seq))
-        self.endings.sort()
+        self.endings.sort(key=lambda ending: (*ending[:4], -1 if ending.seq is None else ending.seq))
 
     def _end(self, at: float) -> None:
         """An ending is due: all that was before it has come."""
@@ -342,7 +352,8 @@ class Session:
             s.PROVIDER_NAME: self.trace.provider,
             s.REQUEST_MODEL: self.trace.model,
             s.REALTIME_SESSION_ID: facts.provider_session_id,
-            s.SYSTEM_INSTRUCTIONS: facts.instructions and json([{"type": "text", "content": facts.instructions}]),
+            s.SYSTEM_INSTRUCTIONS: facts.instructions
+            and json([{"type": "text", "content": text_of(facts.instructions)}]),
             s.SESSION_END_REASON: summary.end_reason,
             s.TURN_COUNT: summary.turn_count,
             s.INTERRUPTION_COUNT: summary.interruption_count,
@@ -411,7 +422,7 @@ class Session:
         copied.conversation.close()
         copied._emit()
         unfinished = copied.take()
-        if not self.ended:
+        if not copied.ended:
             unfinished.append(copied._root(summary))
         for span in unfinished:
             span.open = True

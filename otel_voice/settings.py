@@ -75,7 +75,7 @@ def default_data_dir(env: Mapping[str, str]) -> Path:
 
 def _port(env: Mapping[str, str]) -> int:
     text = env.get("OTEL_VOICE_PORT") or "8770"
-    if not text.isdecimal() or int(text) > 65_535:
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65_535:
         raise BadSetting(f"OTEL_VOICE_PORT must be a number from 0 to 65535, not {text!r}")
     return int(text)
 

@@ -317,11 +317,10 @@ class Reader:
         """Those to which time will do something."""
         return self._sessions(f"{_SESSION} WHERE due IS NOT NULL")
 
-    def sessions(self, limit: int, before: tuple[float, int] | None = None) -> list[SessionRow]:
-        """Newest first; `before` is the (started_at, no) of the last one of the page before."""
-        started_at, no = before or (float("inf"), 0)
-        page = f"{_SESSION} WHERE (started_at, no) < (?, ?) ORDER BY started_at DESC, no DESC LIMIT ?"
-        return self._sessions(page, (started_at, no, limit))
+    def sessions(self, limit: int, before: int | None = None) -> list[SessionRow]:
+        """The latest made first, for a start may still move; `before` is the last `no` of the page before."""
+        page = f"{_SESSION} WHERE no < ? ORDER BY no DESC LIMIT ?"
+        return self._sessions(page, (2**62 if before is None else before, min(limit, 2**31)))
 
     def _sessions(self, sql: str, values: Sequence[object] = ()) -> list[SessionRow]:
         return [SessionRow(*row) for row in self._all(sql, values)]  # type: ignore[arg-type]

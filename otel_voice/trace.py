@@ -16,6 +16,7 @@ from otel_voice.turns import Happening, Response, Speech, Tool, Turn
 
 # A span must stay well under the 4 MiB that a gRPC receiver takes, and carries its text in four forms.
 TEXT_LIMIT = 65_536
+NAME_LIMIT = 256
 UNANSWERED = "unanswered"
 CUT_MARK = " … [cut by otel_voice]"
 
@@ -91,13 +92,18 @@ def _openai_usage(u: e.Usage) -> dict[str, int]:
     cached_text, cached_audio = u.cached_text_tokens or 0, u.cached_audio_tokens or 0
     cached_other = max((u.cached_tokens or 0) - cached_text - cached_audio, 0)
     text, audio, image = u.input_text_tokens or 0, u.input_audio_tokens or 0, u.input_image_tokens or 0
+    # What was cached and is neither text nor audio is image, as far as there is any.
+    is_told = u.cached_text_tokens is not None or u.cached_audio_tokens is not None
+    cached_image = min(cached_other, image) if is_told else 0
+    cached_text += cached_other - cached_image
     out_text, out_audio = u.output_text_tokens or 0, u.output_audio_tokens or 0
     return _counted(
         {
-            "input_text_tokens": max(text - cached_text - cached_other, 0),
+            "input_text_tokens": max(text - cached_text, 0),
             "input_audio_tokens": max(audio - cached_audio, 0),
-            "input_image_tokens": image,
-            "input_cached_text_tokens": cached_text + cached_other,
+            "input_image_tokens": image - cached_image,
+            "input_cached_text_tokens": cached_text,
+            "input_cached_image_tokens": cached_image,
             "input_cached_audio_tokens": cached_audio,
             "output_text_tokens": out_text,
             "output_audio_tokens": out_audio,
@@ -195,7 +201,7 @@ class Trace:
         otel_kind: str = "INTERNAL",
     ) -> Span:
         return Span(
-            name=name,
+            name=name[:NAME_LIMIT],
             trace_id=self.id,
             span_id=self.root if kind == "session" else span_id(self.id, kind, key),
             parent_span_id="" if kind == "session" else (parent or self.root),
@@ -204,12 +210,17 @@ class Trace:
             kind=otel_kind,
             attributes=self.common | self._kept(attributes),
             status="ERROR" if error is not None else "UNSET",
-            status_message=error or "",
+            status_message=text_of(error or ""),
         )
 
     def _kept(self, attributes: dict[str, Value | None]) -> Attributes:
+        """Content is cut where it is made, message by message; whatever else is long is cut here."""
         hidden = frozenset[str]() if self.capture_content else s.CONTENT_KEYS
-        return {key: value for key, value in attributes.items() if value is not None and key not in hidden}
+        return {
+            key: text_of(value) if isinstance(value, str) and key not in s.CONTENT_KEYS else value
+            for key, value in attributes.items()
+            if value is not None and key not in hidden
+        }
 
     def turn_id(self, turn_id: str | None) -> str:
         return self.root if turn_id is None else span_id(self.id, "turn", turn_id)
@@ -256,7 +267,7 @@ class Trace:
             elif not responses:
                 # Tokens need a generation to be counted on; its bounds are the turn's, for nobody measured others.
                 start = max((end for end in turn.user_ends if end <= turn.end), default=turn.start)
-                responses = [Response(turn.id, start, turn.end, turn.model, usage=turn.usage, named=False)]
+                responses = [Response(f"{turn.id}/usage", start, turn.end, turn.model, usage=turn.usage, named=False)]
         return [self._response(turn, response, responses) for response in responses]
 
     def _response(self, turn: Turn, response: Response, all_: list[Response]) -> Span:
@@ -279,7 +290,7 @@ class Trace:
             attributes |= usage_attributes(response.usage)
             attributes[s.OBSERVATION_USAGE] = json(disjoint_usage(response.usage, self.provider or ""))
         if response.error is not None:
-            attributes[s.ERROR_TYPE] = response.finish_reason or "error"
+            attributes[s.ERROR_TYPE] = response.error_type or response.finish_reason or "error"
         name = f"{s.RESPONSE} {model}" if model else s.RESPONSE
         parent = self.turn_id(turn.id)
         return self.span("response", response.id, name, response.start, end, attributes, parent, response.error, CLIENT)

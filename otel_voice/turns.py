@@ -30,6 +30,13 @@ class Said(Struct):
             self.items.setdefault(item, []).append(text)
 
     @property
+    def is_awaited(self) -> bool:
+        """Something was said of which no word has come yet."""
+        return self.whole is None and any(
+            item not in self.final and not "".join(chunks) for item, chunks in self.items.items()
+        )
+
+    @property
     def text(self) -> str:
         if self.whole is not None:
             return self.whole
@@ -55,6 +62,7 @@ class Response(Struct):
     model: str | None = None
     finish_reason: str | None = None
     error: str | None = None
+    error_type: str | None = None
     usage: e.Usage | None = None
     first_output: float | None = None
     false_start: bool = False
@@ -101,6 +109,7 @@ class Turn(Struct):
     named: bool = False
     next_start: float | None = None
     settle_at: float | None = None  # by the receiver's clock; the session sets it
+    waits: bool = False  # ... for the user's words, or behind a turn that does
     user: Said = field(default_factory=Said)
     agent: Said = field(default_factory=Said)
     responses: dict[str, Response] = field(default_factory=dict)
@@ -117,6 +126,11 @@ class Turn(Struct):
     usage: e.Usage | None = None
     model: str | None = None
     final: bool = False
+
+    def last_until(self, t: float) -> None:
+        """Where the next turn has begun, what is told of this one is late, and nothing that lasts."""
+        if self.next_start is None:
+            self.end = max(self.end, t)
 
     @property
     def answered(self) -> float | None:

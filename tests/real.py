@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import os
 import signal
@@ -190,6 +191,10 @@ def _jaeger_span(span: dict[str, Any]) -> JaegerSpan:
     )
 
 
+def spans_in(export: ExportTraceServiceRequest) -> list[Span]:
+    return [span for resource in export.resource_spans for scope in resource.scope_spans for span in scope.spans]
+
+
 @dataclass(frozen=True)
 class LangfuseRequest:
     """One POST as it came in, and the status it got."""
@@ -200,10 +205,21 @@ class LangfuseRequest:
     content_encoding: str
     status: int
     export: ExportTraceServiceRequest
+    body: bytes
 
     @property
     def spans(self) -> list[Span]:
-        return [span for resource in self.export.resource_spans for s in resource.scope_spans for span in s.spans]
+        return spans_in(self.export)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that a test asks for; one with `hang_on` comes when the test sets that."""
+
+    status: int
+    body: bytes = b"{}"
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    hang_on: threading.Event | None = None
 
 
 @dataclass
@@ -213,7 +229,9 @@ class LangfuseServer:
     public_key: str = "pk-lf-test"
     secret_key: str = "sk-lf-test"
     requests: list[LangfuseRequest] = field(default_factory=list)
-    _statuses: list[int] = field(default_factory=list)
+    refuses: Callable[[Span], bool] = lambda span: False
+    refusal: Reply = Reply(400)
+    _replies: list[Reply] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -240,21 +258,23 @@ class LangfuseServer:
         with self._lock:
             return [span for request in self.requests if request.status == 200 for span in request.spans]
 
-    def answer_next(self, *statuses: int) -> None:
+    def answer_next(self, *replies: int | Reply) -> None:
         """These statuses for the next requests, one each; then its own judgement again."""
         with self._lock:
-            self._statuses.extend(statuses)
+            self._replies += [Reply(reply) if isinstance(reply, int) else reply for reply in replies]
 
-    def status_for(self, path: str, authorization: str, version: str) -> int:
+    def reply_to(self, path: str, authorization: str, version: str, export: ExportTraceServiceRequest | None) -> Reply:
         expected = base64.b64encode(f"{self.public_key}:{self.secret_key}".encode()).decode()
         with self._lock:
-            if self._statuses:
-                return self._statuses.pop(0)
+            if self._replies:
+                return self._replies.pop(0)
         if path != "/api/public/otel/v1/traces":
-            return 404
+            return Reply(404)
         if authorization != f"Basic {expected}":
-            return 401
-        return 200 if version == "4" else 400
+            return Reply(401)
+        if export is None or version != "4":
+            return Reply(400)
+        return self.refusal if any(map(self.refuses, spans_in(export))) else Reply(200)
 
     def note(self, request: LangfuseRequest) -> None:
         with self._lock:
@@ -275,17 +295,26 @@ def _langfuse_handler(server: LangfuseServer) -> type[BaseHTTPRequestHandler]:
             encoding = self.headers.get("Content-Encoding", "")
             authorization = self.headers.get("Authorization", "")
             version = self.headers.get("x-langfuse-ingestion-version", "")
-            status = server.status_for(self.path, authorization, version)
-            try:
-                export = ExportTraceServiceRequest.FromString(gzip.decompress(sent) if encoding == "gzip" else sent)
-            except (DecodeError, gzip.BadGzipFile, EOFError):
-                status, export = 400, ExportTraceServiceRequest()
-            server.note(LangfuseRequest(self.path, authorization, version, encoding, status, export))
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", "2")
+            export: ExportTraceServiceRequest | None = None
+            body = b""
+            with contextlib.suppress(DecodeError, gzip.BadGzipFile, EOFError):
+                body = gzip.decompress(sent) if encoding == "gzip" else sent
+                export = ExportTraceServiceRequest.FromString(body)
+            reply = server.reply_to(self.path, authorization, version, export)
+            seen = export or ExportTraceServiceRequest()
+            server.note(LangfuseRequest(self.path, authorization, version, encoding, reply.status, seen, body))
+            if reply.hang_on is not None:
+                reply.hang_on.wait(30)
+            with contextlib.suppress(ConnectionError):
+                self.answer(reply)
+
+        def answer(self, reply: Reply) -> None:
+            self.send_response_only(reply.status)
+            for name, value in reply.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(reply.body)))
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(reply.body)
 
         def log_message(self, format: str, *args: object) -> None:
             """What it got is in `requests`; a test's output stays clean."""

@@ -334,6 +334,67 @@ def test_what_comes_after_the_end_still_reaches_the_trace() -> None:
     assert (turn.name, turn.parent_span_id) == ("invoke_agent", root.span_id)
 
 
+def test_an_event_after_the_end_moves_neither_start_nor_end() -> None:
+    session = Session(SESSION)
+    session.apply(e.Created(e.NewSession(idle_timeout_s=60)), at=T0)
+    session.apply(batch({"seq": 0, **event("mark", 50_000, name="m")}), at=T0 + 50_000_000)
+    session.advance(float("inf"))
+    assert (session.summary().started_at, session.summary().duration_ms) == (T0, 0)
+
+
+def test_two_ends_of_the_same_moment_are_one_end() -> None:
+    session = Session(SESSION)
+    session.apply(batch({"seq": 0, **event("session_end", 1)}, event("session_end", 1)), at=T0 + 1000)
+    session.advance(float("inf"))
+    assert [span.name for span in session.take()] == ["voice_session"]
+
+
+def test_an_end_over_http_is_not_counted_as_an_event_and_tells_of_a_lost_tail() -> None:
+    session = Session(SESSION)
+    session.apply(batch({"seq": 0, **event("mark", 1, name="m")}), at=T0 + 1000)
+    session.apply(e.Ended("user_hangup", last_seq=4), at=T0 + 2000)
+    session.advance(float("inf"))
+    root = named(session.take(), "voice_session")
+    assert (root.attributes["voice.events.received"], root.attributes["voice.events.lost"]) == (1, 4)
+
+
+def test_looking_at_a_session_whose_events_lie_an_idle_hour_apart_shows_one_root() -> None:
+    session = Session(SESSION)
+    session.apply(
+        batch({"seq": 0, **event("turn_start", -7200, turn_id="t1")}, {"seq": 1, **event("mark", 0, name="m")}), at=T0
+    )
+    assert [span.name for span in session.so_far()[0]].count("voice_session") == 1
+
+
+def test_what_is_said_first_of_a_session_holds() -> None:
+    session = Session(SESSION)
+    session.apply(e.Created(e.NewSession(user_id="first")), at=T0)
+    session.apply(e.Created(e.NewSession(user_id="second")), at=T0)
+    assert session.summary().user_id == "first"
+
+
+def test_a_response_that_ends_in_another_turn_belongs_to_the_one_in_which_it_began() -> None:
+    spans, _ = run(
+        event("turn_start", 1, turn_id="a"),
+        event("response_start", 1, response_id="r1"),
+        event("turn_complete", 2, turn_id="a"),
+        event("turn_start", 2.5, turn_id="b"),
+        event("response_end", 3, response_id="r1", finish_reason="stop"),
+    )
+    response = named(spans, "generate_content")
+    assert response.parent_span_id == span_id(trace_id(SESSION), "turn", "a")
+    assert response.attributes["gen_ai.response.finish_reasons"] == ["stop"]
+
+
+def test_a_turn_may_be_named_like_the_key_of_an_unnamed_one() -> None:
+    spans, _ = run(
+        event("turn_complete", 1, turn_id="page:1"),
+        event("user_speech_start", 2),
+        event("user_speech_end", 3),
+    )
+    assert len({span.span_id for span in spans}) == len(spans)
+
+
 def test_the_senders_clock_is_corrected_by_its_own_estimate() -> None:
     session = Session(SESSION)
     line = {"seq": 0, **event("turn_complete", 0, turn_id="t1")}

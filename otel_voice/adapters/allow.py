@@ -146,12 +146,21 @@ class Forward:
             return self._chunk(message)
         if name.endswith((".done", ".completed")):
             self._pending.pop(_chunk_key(message), None)
+        if name == "response.done":
+            self._forget(message)
         item = message.get("item", {})
         if name.startswith("response.output_item."):
             return message if item.get("type") == "function_call" else None
         if name == "conversation.item.added" and item.get("type") == "message" and "content" not in item:
             return None
         return message
+
+    def _forget(self, message: Message) -> None:
+        """The chunks of what the response's own summary tells in full."""
+        told = {item.get("id") for item in message.get("response", {}).get("output", []) if "content" in item}
+        for key, held in list(self._pending.items()):
+            if held.get("item_id") in told:
+                del self._pending[key]
 
     def _first(self, news: str, message: Message) -> Message | None:
         if news in self._audio:

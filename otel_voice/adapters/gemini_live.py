@@ -90,6 +90,8 @@ class GeminiLive:
         self.announced = False  # in this session, speech is announced: no transcript opens a turn
         self.held: list[str] = []  # user texts sent without asking for an answer
         self.held_asks = False  # ... or without saying whether they ask
+        self.connections = 0
+        self.hushed = False  # an answer was interrupted of which nothing has come
         self.resumable: bool | None = None
 
     def feed(self, message: e.ProviderMessage, key: str) -> list[e.Fact]:
@@ -124,6 +126,12 @@ class GeminiLive:
         yield e.SessionFacts(provider=provider, model=model, instructions=setup.system_instruction.text or None)
 
     def _setup_complete(self, done: SetupComplete) -> Facts:
+        self.connections += 1
+        if self.response is not None and not self.response.complete:
+            # What the last connection was saying ended with it.
+            self.response.complete = True
+            if self.response.ended_at is None:
+                yield self._ended(self.response, "cancelled", self.response.generated_at)
         if done.session_id:
             yield e.SessionFacts(provider_session_id=done.session_id)
 
@@ -148,7 +156,8 @@ class GeminiLive:
         if since:
             yield from self._history()
         for turn in asked[:since]:
-            if turn.text:
+            if turn.text and self.connections < 2:
+                # On a connection made anew, a client repeats what was said.
                 yield e.HistoryItem(role="assistant" if turn.role == "model" else "user", text=turn.text)
         self.held += [turn.text for turn in asked[since:] if turn.text]
         self.held_asks = content.turn_complete is None
@@ -167,7 +176,7 @@ class GeminiLive:
 
     def _history(self) -> Facts:
         held, self.held = self.held, []
-        for text in held:
+        for text in held if self.connections < 2 else []:
             yield e.HistoryItem(role="user", text=text)
 
     def _cut_by_client(self) -> None:
@@ -276,7 +285,7 @@ class GeminiLive:
             yield e.TurnStart(turn_id=turn_id)
         if turn_id != self.turn:
             self.turn, self.owes = turn_id, False
-        self.asking, self.request, self.cause = None, None, "user_speech"
+        self.asking, self.request, self.cause, self.hushed = None, None, "user_speech", False
         if request is None or request.turn_id != turn_id:
             request = Request(turn_id, self.key, self.at)
         self.response = Response(request.key, turn_id)
@@ -335,7 +344,10 @@ class GeminiLive:
     def _interrupted(self, content: ServerContent) -> Facts:
         source, self.cause = self.cause, "user_speech"
         response = self.response
-        if response is None or response.cut is not None or (response.complete and self.asking is not None):
+        if self.asking is not None and (response is None or response.complete):
+            self.hushed = True
+            return
+        if response is None or response.cut is not None:
             return
         unheard, response.cut = response.unheard, source
         if not response.complete:
@@ -375,7 +387,10 @@ class GeminiLive:
         """Usage of the response that runs is told at its end; of one that has ended, in a second ResponseEnd."""
         over = self.response is None or self.response.complete
         if over and self.asking is not None and content is not None and content.turn_complete:
+            hushed = self.hushed
             yield from self._begin()  # an answer without a word
+            if hushed:
+                yield from self._interrupted(content)
         if (response := self.response) is None:
             return
         response.usage = usage(said)

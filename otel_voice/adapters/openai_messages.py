@@ -112,13 +112,13 @@ class RealtimeMessage(Struct, frozen=True):
         return f"{self.item_id}/{self.content_index}" if self.item_id and self.content_index else self.item_id
 
 
-def finish_reason(response: ResponseObject) -> str | None:
+def finish_reason(response: ResponseObject, only_called: bool = False) -> str | None:
     if response.status == "incomplete":
         reason = response.status_details.reason or "incomplete"
         return _FINISH.get(reason, reason)
     if response.status == "completed":
         called = [item.type == "function_call" for item in response.output]
-        return "tool_calls" if called and all(called) else "stop"
+        return "tool_calls" if all(called) and (called or only_called) else "stop"
     return _FINISH.get(response.status, response.status or None)
 
 

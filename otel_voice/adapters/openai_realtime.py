@@ -118,6 +118,9 @@ class OpenAIRealtime:
             yield from self._user_item(said.item_id)
             # Announces the item, so that it is shown before what answers it.
             yield e.Transcript(role="user", text="", item_id=said.item_id, turn_id=self.turn)
+            if self.turn is not None:
+                # Nobody measured when the user began; this is where what they said ended.
+                yield e.UserSpeechEnd(turn_id=self.turn, item_id=said.item_id)
 
     def _timeout_triggered(self, said: RealtimeMessage) -> Facts:
         """The provider speaks up by itself; the empty item it makes is nobody's."""
@@ -163,6 +166,8 @@ class OpenAIRealtime:
 
     def _not_heard(self, said: RealtimeMessage) -> Facts:
         turn_id = self._turn_of(said.item_id)
+        if turn_id is not None:
+            yield e.Transcript(role="user", text="", final=True, item_id=said.part_id, turn_id=turn_id)
         yield e.Error(message=said.error.message, code=said.error.name, turn_id=turn_id)
 
     def _turn_of(self, item_id: str | None) -> str | None:
@@ -175,6 +180,9 @@ class OpenAIRealtime:
         self.replaying = False
         if item.type == "function_call_output":
             yield from self._tool_result(item)
+        elif item.type == "function_call" and item.call_id is not None:
+            # A call that the client tells of is history, and so is its output.
+            self.calls.setdefault(item.call_id, Call(None, None, made=True, answered=True))
         elif item.role in _ROLES:
             yield from self._hold(item, item.id or self.key)
             if item.id is None:
@@ -211,7 +219,8 @@ class OpenAIRealtime:
         """What was made without asking for a response is part of the conversation, and no turn."""
         held, self.held = self.held, []
         for item in held:
-            if item.text:
+            if item.text and self.sessions < 2:
+                # On a connection made anew, a client repeats what was said.
                 yield e.HistoryItem(role=_ROLES[item.role], text=item.text)
 
     def _typed(self) -> Facts:
@@ -315,12 +324,16 @@ class OpenAIRealtime:
         yield e.ResponseEnd(
             response_id=answer.id,
             turn_id=answer.turn_id,
-            finish_reason=finish_reason(response),
+            finish_reason=finish_reason(response, only_called=answer.called and not answer.output),
             usage=None if tokens is None else usage(tokens),
             error=(failed or "failed") if response.status == "failed" else None,
+            error_type=error.name if error and response.status == "failed" else None,
         )
         if not answer.apart:
             yield from self._outcome(answer, response)
+        if response.status == "failed" and not answer.apart and answer.turn_id == self.turn:
+            # The turn has had its answer; asked for again, it comes in the same turn.
+            self.answered = self.goes_on = True
 
     def _item_done(self, answer: Answer, item: Item) -> Facts:
         """What the response's own summary adds, where its pieces were not seen."""

@@ -1,0 +1,105 @@
+"""The real app in this process: its own lifespan, a real store in a folder, a clock that a test moves."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import anyio
+import httpx
+from starlette.applications import Starlette
+
+from otel_voice.app import create_app
+from otel_voice.settings import Settings
+from otel_voice.store import FILE
+from otel_voice.tokens import Tokens
+
+Found = TypeVar("Found")
+Line = dict[str, Any]
+
+START_S = 1_790_000_000.0
+SESSION = "6f1c2b3a-0000-4000-8000-0000000000aa"
+TOKEN_KEY = "a-signing-key-that-only-tests-know"
+API_KEY = "a-key-of-the-apps-backend"
+
+
+class Clock:
+    """Seconds since the epoch, standing still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = START_S
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class App:
+    """What a test says to the app, and what it looks at beside it."""
+
+    def __init__(self, client: httpx.AsyncClient, clock: Clock, data_dir: Path) -> None:
+        self.client, self.clock, self.data_dir = client, clock, data_dir
+
+    def token(self, session_id: str = SESSION, expires_in_s: float = 3600) -> str:
+        return Tokens(TOKEN_KEY.encode()).mint(session_id, self.clock.now + expires_in_s)
+
+    async def post(self, *events: Any, session_id: str = SESSION, **envelope: Any) -> httpx.Response:
+        """A batch, as a page sends it: text/plain, its token in the body."""
+        batch = {"source": "page", "token": self.token(session_id), "events": list(events), **envelope}
+        return await self.raw(json.dumps(batch).encode(), session_id)
+
+    async def raw(
+        self, body: bytes, session_id: str = SESSION, type_: str = "text/plain", **headers: str
+    ) -> httpx.Response:
+        named = {"content-type": type_} | {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(f"/v1/sessions/{session_id}/events", content=body, headers=named)
+
+    async def summary(self, session_id: str = SESSION) -> Line:
+        answer = await self.client.get(f"/v1/sessions/{session_id}")
+        assert answer.status_code == 200, answer.text
+        return cast("Line", answer.json())
+
+    async def spans(self, session_id: str = SESSION) -> list[Line]:
+        answer = await self.client.get(f"/v1/sessions/{session_id}/spans")
+        assert answer.status_code == 200, answer.text
+        return cast("list[Line]", answer.json()["spans"])
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """What lies in the store's file."""
+        with closing(sqlite3.connect(self.data_dir / FILE)) as db:
+            return db.execute(sql).fetchall()
+
+
+@asynccontextmanager
+async def running(data_dir: Path, **settings: Any) -> AsyncIterator[App]:
+    chosen = Settings(data_dir=data_dir, **{"token_key": TOKEN_KEY, **settings})
+    clock = Clock()
+    app = cast("Starlette", create_app(chosen, clock))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8770") as client,
+    ):
+        yield App(client, clock, data_dir)
+
+
+async def until(condition: Callable[[], Found | None], deadline_s: float = 10) -> Found:
+    """The condition's first true value, while the app goes on working."""
+    ends = time.monotonic() + deadline_s
+    while not (found := condition()):
+        assert time.monotonic() < ends, f"waited {deadline_s:g} s in vain"
+        await anyio.sleep(0.01)
+    return found
+
+
+def mark(name: str = "here", **fields: Any) -> Line:
+    return {"type": "mark", "name": name, **fields}
+
+
+def zipped(batch: Line) -> bytes:
+    return gzip.compress(json.dumps(batch).encode())
