@@ -197,11 +197,15 @@ def test_a_recording_in_any_order_within_the_settle_time_gives_the_same_spans(pr
     recording = Recording(path, provider)
     expected = sorted(recording.session().take(), key=lambda span: span.span_id)
     luck = random.Random(7)
-    end = e.SessionEnd(seq=len(recording.events), ts=recording.end, reason="recording_ended")
-    arrivals = [((event.ts or 0) + luck.uniform(0, 1_999), event) for event in [*recording.events, end] for _ in "ab"]
+    log: list[tuple[float, e.Record]] = [
+        ((event.ts or 0) + luck.uniform(0, 1_999), e.Accepted([Raw(e.encode(event))], source="replay"))
+        for event in recording.events
+        for _ in "ab"
+    ]
+    log.append((recording.end, e.Ended("recording_ended", len(recording.events) - 1, "replay")))
     session = Session(recording.id)
-    for at, event in sorted(arrivals, key=lambda arrival: arrival[0]):
-        session.apply(e.Accepted([Raw(e.encode(event))], source="replay"), at=at)
+    for at, record in sorted(log, key=lambda arrival: arrival[0]):
+        session.apply(record, at)
     session.advance(float("inf"))
     assert sorted(session.take(), key=lambda span: span.span_id) == expected
 
