@@ -49,7 +49,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> AS
             stack.push_async_callback(store.close)
             sessions = Sessions(store, encoder(settings), clock, settings.capture_content)
             await sessions.start()
-            stack.push_async_callback(_last_flush, sessions)
+            stack.push_async_callback(sessions.stop)
             if settings.export is not None:
                 http = await stack.enter_async_context(client(settings.export))
                 exporter = Exporter(store, settings.export, http, time.monotonic)
@@ -127,7 +127,3 @@ async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-async def _last_flush(sessions: Sessions) -> None:
-    await sessions.flush()

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -27,7 +28,8 @@ from otel_voice.replay import ReplayFailed, replay
 from otel_voice.session import Session
 from otel_voice.sessions import look, made
 from otel_voice.spans import session_id as canonical
-from otel_voice.store import Locked, Pending, Reader, Unavailable, lock
+from otel_voice.store import Locked, Pending, Reader, SessionRow, Unavailable, check
+from otel_voice.summary import Summary
 
 PROVIDERS = ("gemini-live", "openai-realtime")
 DEMO = (("gemini-live.jsonl", "gemini-live"), ("openai-realtime.jsonl", "openai-realtime"))
@@ -76,7 +78,7 @@ def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     ):
         command = commands.add_parser(name, help=help_, description=help_.capitalize() + ".")
         command.add_argument("--host", help="address to bind (default 127.0.0.1; others need OTEL_VOICE_API_KEY)")
-        command.add_argument("--port", type=int, help="port to bind (default 8770)")
+        command.add_argument("--port", type=_port, help="port to bind (default 8770)")
         command.add_argument("--data-dir", help="where the store lies")
         command.set_defaults(run=run)
 
@@ -117,6 +119,12 @@ def _store_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]
             command.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65_535:
+        raise argparse.ArgumentTypeError("the port must be a number from 0 to 65535")
+    return int(text)
+
+
 def _speed(text: str) -> float:
     speed = float(text)
     if not 0 < speed <= 1000:
@@ -129,36 +137,42 @@ def _speed(text: str) -> float:
 
 def _serve(arguments: argparse.Namespace) -> int:
     chosen = settings.read(os.environ, arguments.host, arguments.port, arguments.data_dir)
-    with _ready(chosen):
-        return _run(_server(chosen))
+    return _run(_server(chosen), _listening(chosen))
 
 
-@contextlib.contextmanager
-def _ready(chosen: settings.Settings) -> Iterator[None]:
-    """Says in one sentence what would stop the start."""
+def _listening(chosen: settings.Settings) -> socket.socket:
+    """A socket at the address, with the store known to be usable; what would stop the start is said in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        lock(chosen.data_dir).close()
+        check(chosen.data_dir)
     except OSError as error:
         raise Failed(f"--data-dir {chosen.data_dir} cannot be used: {error.strerror}") from None
+    family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((chosen.host, chosen.port))
+    except OSError as error:
+        listening.close()
+        raise Failed(f"{_host(chosen)}:{chosen.port} cannot be bound: {error.strerror}") from None
     where = f"spans go to {chosen.export.url}" if chosen.export else "spans stay in the store: no OTLP endpoint is set"
-    print(
-        f"otel-voice {__version__} on http://{_host(chosen)}:{chosen.port}, store in {chosen.data_dir}; {where}",
-        flush=True,
-    )
-    yield
+    url = _url(chosen, listening)
+    print(f"otel-voice {__version__} on {url}, store in {chosen.data_dir}; {where}", flush=True)
+    return listening
 
 
 def _host(chosen: settings.Settings) -> str:
     return f"[{chosen.host}]" if ":" in chosen.host else chosen.host
 
 
+def _url(chosen: settings.Settings, listening: socket.socket) -> str:
+    return f"http://{_host(chosen)}:{listening.getsockname()[1]}"
+
+
 def _server(chosen: settings.Settings) -> uvicorn.Server:
     config = uvicorn.Config(
         create_app(chosen),
-        host=chosen.host,
-        port=chosen.port,
         access_log=False,
         server_header=False,
         log_config=None,
@@ -168,22 +182,22 @@ def _server(chosen: settings.Settings) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def _run(server: uvicorn.Server) -> int:
+def _run(server: uvicorn.Server, listening: socket.socket) -> int:
     # uvicorn raises the signal again once it has stopped in good order, and that is a success.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    server.run()
+    server.run(sockets=[listening])
     return 0 if server.started else 1
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     directory = arguments.data_dir or str(settings.default_data_dir(os.environ) / "demo")
     chosen = settings.read(os.environ, arguments.host, arguments.port, directory)
-    with _ready(chosen):
-        server = _server(chosen)
-        url = f"http://{_host(chosen)}:{chosen.port}"
-        threading.Thread(target=_play_demo, args=(server, url, chosen), name="demo", daemon=True).start()
-        return _run(server)
+    server, listening = _server(chosen), _listening(chosen)
+    threading.Thread(
+        target=_play_demo, args=(server, _url(chosen, listening), chosen), name="demo", daemon=True
+    ).start()
+    return _run(server, listening)
 
 
 def _play_demo(server: uvicorn.Server, url: str, chosen: settings.Settings) -> None:
@@ -255,12 +269,19 @@ def _reader(arguments: argparse.Namespace) -> Iterator[tuple[Reader, settings.Se
 
 
 def _sessions(arguments: argparse.Namespace) -> None:
-    with _reader(arguments) as (reader, _):
-        summaries = [display.summary(row) for row in reader.sessions(max(1, arguments.limit)) if row.summary]
+    with _reader(arguments) as (reader, chosen):
+        rows = [row for row in reader.sessions(max(1, arguments.limit)) if row.summary]
+        summaries = [_summary(reader, row, chosen.capture_content) for row in rows]
     if arguments.json:
         print(display.json(summaries))
     else:
         display.table(summaries)
+
+
+def _summary(reader: Reader, row: SessionRow, capture: bool) -> Summary:
+    """A call that goes on is ahead of its row by the settle time."""
+    looked = look(reader, row.id, capture, time.time() * 1000) if row.status == "open" else None
+    return looked[1] if looked else display.summary(row)
 
 
 def _show(arguments: argparse.Namespace) -> None:

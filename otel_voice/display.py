@@ -85,7 +85,7 @@ def table(summaries: list[Summary]) -> None:
     ):
         shown.add_column(name, no_wrap=name in ("started", "session"), justify="left")
     for of in summaries:
-        shown.add_row(*(Text(cell) for cell in _cells(of)))
+        shown.add_row(*(Text(_printable(cell)) for cell in _cells(of)))
     console.print(shown)
 
 
@@ -128,13 +128,13 @@ def _grow(branch: Tree, parent: str, children: dict[str, list[Span]], first: int
 
 def _label(span: Span, first: int) -> Text:
     length = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
-    label = Text(span.name, style="bold")
+    label = Text(_printable(span.name), style="bold")
     label.append(f"  +{(span.start_time_unix_nano - first) / 1e9:.2f} s", style="dim")
     label.append(f"  {duration(length)}", style="cyan")
     if span.open:
         label.append("  open", style="yellow")
     if span.status == "ERROR" or s.ERROR_TYPE in span.attributes:
-        label.append(f"  {span.attributes.get(s.ERROR_TYPE, 'error')}", style="red")
+        label.append(f"  {_printable(str(span.attributes.get(s.ERROR_TYPE, 'error')))}", style="red")
     if s.INTERRUPTION_SOURCE in span.attributes:
         label.append(f"  interrupted by {span.attributes[s.INTERRUPTION_SOURCE]}", style="magenta")
     for key, mark in ((s.OBSERVATION_INPUT, "in "), (s.OBSERVATION_OUTPUT, "out")):
@@ -144,7 +144,7 @@ def _label(span: Span, first: int) -> Text:
 
 
 def _content(value: object) -> str:
-    """Chat messages as their words; control characters never reach the terminal."""
+    """Chat messages as their words."""
     if not isinstance(value, str):
         return ""
     try:
@@ -152,8 +152,13 @@ def _content(value: object) -> str:
         text = " / ".join(str(message.get("content") or "(tool calls)") for message in messages)
     except msgspec.DecodeError:
         text = value
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = _printable(text)
     return text if len(text) <= TEXT_SHOWN else text[: TEXT_SHOWN - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """What a page said never steers the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _console() -> Console:

@@ -80,8 +80,7 @@ def _events(frames: list[Frame], provider: Provider) -> list[e.ProviderMessage]:
     kept: list[Frame] = []
     for frame in frames:
         t = frame.ts if frame.ts is not None else t + FRAME_MS
-        if (message := forward(frame.dir, frame.message)) is not None:
-            kept.append(Frame(frame.dir, message, t))
+        kept += [Frame(frame.dir, message, t) for message in forward(frame.dir, frame.message)]
     kept += [Frame("received", message, t) for message in forward.flush()]
     return [
         e.ProviderMessage(seq=n, ts=_epoch(frame.ts or 0.0), provider=provider, dir=frame.dir, message=frame.message)

@@ -65,17 +65,21 @@ class Open:
         self.made_before -= known
         return taken[known:]
 
-    def summarized(self) -> SessionRow:
+    def summary(self, so_far: bool = False) -> Summary:
+        """With what still waits to be told, it costs a copy of the session."""
+        return self.session.so_far()[1] if so_far and self.session.waiting else self.session.summary()
+
+    def summarized(self, so_far: bool = False) -> SessionRow:
         """What the store is to know of it."""
         if not self.broken:
-            self.attempt(self._summarize)
+            self.attempt(lambda: self._summarize(so_far))
         row = self.row or SessionRow(self.no, self.session.id, self.made, None, 0.0, "open", b"{}")
         if self.broken:
             row = row._replace(status="broken", due=None)
         return row._replace(made=self.made)
 
-    def _summarize(self) -> None:
-        summary, due = self.session.summary(), self.session.due
+    def _summarize(self, so_far: bool) -> None:
+        summary, due = self.summary(so_far), self.session.due
         self.row = SessionRow(
             no=self.no,
             id=self.session.id,
@@ -108,7 +112,7 @@ class Sessions:
         self._flushing = asyncio.Lock()
         self._applied = store.last_log
         self._last_at: float = store.last_at
-        self._set_back = 0.0
+        self._looked_at = clock() * 1000
         self.made: Callable[[], None] = lambda: None
         self.accepted = self.refused = 0
 
@@ -160,10 +164,10 @@ class Sessions:
 
     def _now(self) -> float:
         """Milliseconds; never backwards, so that arrivals are in the log's order. Where the clock was set back, time
-        goes on from where it was until the clock has caught up."""
+        goes on from where it was, at half the pace, until the clock has caught up."""
         clock = self._clock() * 1000
-        self._set_back = 0.0 if clock >= self._last_at else max(self._set_back, self._last_at - clock)
-        self._last_at = clock + self._set_back
+        passed, self._looked_at = max(0.0, clock - self._looked_at), clock
+        self._last_at = max(clock, self._last_at + passed / 2)
         return self._last_at
 
     async def _advance(self, session_id: str, no: int, now: float) -> None:
@@ -291,12 +295,17 @@ class Sessions:
         """Writes the sessions' rows and their new spans in one transaction; keeps them for later if it fails."""
         await asyncio.shield(asyncio.ensure_future(self._flush()))
 
-    async def _flush(self) -> None:
+    async def stop(self) -> None:
+        """The last flush: the rows say all that came, for nobody will tell the rest before the next start."""
+        self._dirty |= {entry.no: entry for entry in self._open.values() if entry.session.waiting}
+        await asyncio.shield(asyncio.ensure_future(self._flush(so_far=True)))
+
+    async def _flush(self, so_far: bool = False) -> None:
         # One after the other: a later one that succeeds must not pass over what an earlier one could not write.
         async with self._flushing:
-            await self._write()
+            await self._write(so_far)
 
-    async def _write(self) -> None:
+    async def _write(self, so_far: bool) -> None:
         dirty, self._dirty = self._dirty, {}
         if not dirty:
             return
@@ -306,7 +315,7 @@ class Sessions:
         living = [entry for entry in dirty.values() if not entry.erased and not entry.new]
         kept = [(entry, body) for entry, body in made if not entry.erased]
         flush = Flush(
-            [entry.summarized() for entry in living],
+            [entry.summarized(so_far) for entry in living],
             [(entry.no, body) for entry, body in kept],
             self._applied,
             self._last_at,
@@ -324,6 +333,11 @@ class Sessions:
             self.made()
 
     # Reads
+
+    def summary_of(self, row: SessionRow) -> bytes:
+        """A row's summary, with what came since it was written."""
+        entry = self._open.get(row.id)
+        return row.summary if entry is None or entry.broken else e.encode(entry.summary(so_far=True))
 
     async def look(self, session_id: str) -> tuple[list[spans.Span], Summary] | None:
         """All spans of a session, those not final yet marked open, and its summary; None if nobody knows it."""

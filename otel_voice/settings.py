@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct, field
-from opentelemetry.util.re import parse_env_headers
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 SERVICE_NAME = "otel_voice"
@@ -113,16 +112,11 @@ def _choice(env: Mapping[str, str], name: str, default: str, choices: tuple[str,
 
 def _resource(env: Mapping[str, str]) -> dict[str, str]:
     """No instance id of a process: the same session must give the same bytes after a restart."""
-    resource = {"service.name": SERVICE_NAME}
-    for pair in env.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
-        key, equals, value = pair.partition("=")
-        if pair.strip() and not (equals and key.strip()):
-            raise BadSetting(f"OTEL_RESOURCE_ATTRIBUTES must be a list like key=value,key=value, not {pair.strip()!r}")
-        if pair.strip():
-            resource[unquote(key.strip())] = unquote(value.strip())
-    if name := env.get("OTEL_SERVICE_NAME"):
-        resource["service.name"] = name
-    return resource
+    said = _pairs(env.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+    if said is None:
+        raise BadSetting("OTEL_RESOURCE_ATTRIBUTES must be a list like key=value,key=value")
+    named = {"service.name": env["OTEL_SERVICE_NAME"]} if env.get("OTEL_SERVICE_NAME") else {}
+    return {"service.name": SERVICE_NAME, **said, **named}
 
 
 def _export(env: Mapping[str, str]) -> Export | None:
@@ -165,17 +159,28 @@ def _url(name: str, url: str) -> str:
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         valid = False
+    if "@" in url:
+        # The address is shown at the start and in the log.
+        raise BadSetting(f"{name} must hold no user or password; a header carries them")
     if not valid:
         raise BadSetting(f"{name} must be an address like http://127.0.0.1:4318, not {url!r}")
     return url
 
 
 def _headers(env: Mapping[str, str]) -> dict[str, str]:
-    text = _either(env, "HEADERS") or ""
-    headers = dict(parse_env_headers(text, liberal=True))
-    if text.strip() and len(headers) != len([part for part in text.split(",") if part.strip()]):
+    """Never shown: they carry keys."""
+    headers = _pairs(_either(env, "HEADERS") or "")
+    if headers is None:
         raise BadSetting("OTEL_EXPORTER_OTLP_HEADERS must be a list like name=value,name=value")
-    return headers
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _pairs(text: str) -> dict[str, str] | None:
+    """`key=value,key=value` with percent-encoding, as the specification writes lists; None where it is none."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if not all(equals and key.strip() for key, equals, _ in pairs):
+        return None
+    return {unquote(key.strip()): unquote(value.strip()) for key, _, value in pairs}
 
 
 def _timeout(env: Mapping[str, str]) -> float:

@@ -370,6 +370,12 @@ def lock(directory: Path) -> TextIO:
     return file
 
 
+def check(directory: Path) -> None:
+    """What would keep a store from being opened here: raises Locked, Unavailable or OSError."""
+    with lock(directory):
+        _open(directory / FILE, "FULL").close()
+
+
 def _open(path: Path, synchronous: str) -> sqlite3.Connection:
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     try:

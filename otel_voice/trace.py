@@ -20,6 +20,7 @@ NAME_LIMIT = 256
 UNANSWERED = "unanswered"
 CUT_MARK = " … [cut by otel_voice]"
 
+GEMINI = frozenset({"gcp.gemini", "gcp.vertex_ai"})
 PROVIDERS = {"gemini-live": "gcp.gemini", "openai-realtime": "openai"}
 
 Message = dict[str, Any]
@@ -280,7 +281,8 @@ class Trace:
             s.PROVIDER_NAME: self.provider,
             s.REQUEST_MODEL: self.model or model,
             s.RESPONSE_MODEL: model,
-            s.RESPONSE_ID: response.id if response.named else None,
+            # Gemini names no response: the adapter's own key is nobody else's business.
+            s.RESPONSE_ID: response.id if response.named and self.provider not in GEMINI else None,
             s.OUTPUT_TYPE: "text" if said and _is_text(response.usage) else "speech",
             s.FINISH_REASONS: [response.finish_reason] if response.finish_reason else None,
             s.COMPLETION_START: None if response.first_output is None else _iso(response.first_output),
@@ -348,7 +350,11 @@ class Trace:
             name = fact.name
             attributes |= {f"{s.MARK}.{key}": value for key, value in fact.attributes.items()}
         if happening.late:
-            attributes[s.OBSERVATION_INPUT] = text_of(fact)
+            # Where and when it belongs, the span says.
+            said = msgspec.to_builtins(fact)
+            attributes[s.OBSERVATION_INPUT] = text_of(
+                {k: v for k, v in said.items() if k not in ("turn_id", "ts", "seq")}
+            )
         return self.span(
             "event", happening.key, name, happening.t, happening.t, attributes, self.turn_id(turn_id), error
         )

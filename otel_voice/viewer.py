@@ -35,7 +35,7 @@ class Viewer:
         await self._sessions.flush()
         rows = await asyncio.to_thread(self._store.reader.sessions, limit + 1, before)
         more, rows = len(rows) > limit, rows[:limit]
-        page = [Raw(row.summary) for row in rows if row.summary]
+        page = [Raw(self._sessions.summary_of(row)) for row in rows if row.summary]
         return JSON({"sessions": page, "next": str(rows[-1].no) if more else None})
 
     async def summary(self, request: Request) -> Response:

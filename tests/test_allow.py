@@ -49,10 +49,13 @@ def reduced(provider: Any, recording: list[Frame]) -> list[Frame | None]:
 
 def forwarded(provider: Any, recording: list[Frame]) -> list[Frame | None]:
     """What a page sends; the rest of the texts comes when it closes."""
-    forward, kept = Forward(provider), []
+    forward, kept = Forward(provider), list[Frame | None]()
     for frame in recording:
-        message = forward(frame["dir"], frame["message"])
-        kept.append(message and frame | {"message": copy.deepcopy(message)})
+        messages = [frame | {"message": copy.deepcopy(each)} for each in forward(frame["dir"], frame["message"])]
+        for held in messages[:-1]:
+            # In the place of what was held back, so that every line keeps its number.
+            kept[len(kept) - 1 - kept[::-1].index(None)] = held
+        kept.append(messages[-1] if messages else None)
     return kept + [{"dir": "received", "message": message} for message in forward.flush()]
 
 
@@ -101,10 +104,22 @@ def test_a_page_forwards_the_first_audio_of_each_response_only() -> None:
     assert markers("openai_barge_in_while_generating") == 2
 
 
+@pytest.mark.parametrize(("content", "held"), [([{"transcript": "Once upon"}], []), ([], [" upon"])])
+def test_chunks_are_given_at_the_responses_end_unless_it_tells_the_text(content: list[Frame], held: list[str]) -> None:
+    forward = Forward("openai-realtime")
+    chunk = {"type": "response.output_audio_transcript.delta", "response_id": "r", "item_id": "a"}
+    forward("received", chunk | {"delta": "Once"})
+    assert forward("received", chunk | {"delta": " upon"}) == []
+    output = [{"id": "a", "type": "message", "content": content}]
+    done = {"type": "response.done", "response": {"id": "r", "status": "cancelled", "output": output}}
+    *rest, last = forward("received", done)
+    assert ([message["delta"] for message in rest], last["type"], forward.flush()) == (held, "response.done", [])
+
+
 def test_chunks_of_a_text_are_held_back_up_to_a_length_and_given_when_the_page_closes() -> None:
     forward = Forward("openai-realtime")
     chunk = {"type": "response.output_text.delta", "response_id": "r", "item_id": "a", "delta": "0123456789"}
-    sent = [message["delta"] for _ in range(20) if (message := forward("received", chunk))]
+    sent = [message["delta"] for _ in range(20) for message in forward("received", chunk)]
     assert sent == ["0123456789", "0123456789" * (CHUNK // 10)]
     assert [message["delta"] for message in forward.flush()] == ["0123456789" * 3]
     assert forward.flush() == []

@@ -143,6 +143,42 @@ CASES: list[tuple[str, str, str, str]] = [
         """,
     ),
     (
+        "cut_before_a_word",
+        "so does one that was cut before anything of it came",
+        "turn_start transcript false_start interrupted turn_complete response_end",
+        r"""
+        turn_start turn=3
+        transcript role=user text=" Do you have" item=3 turn=3
+        response_end response=5 finish=cancelled turn=3
+        false_start response=5 turn=3
+        response_end response=5 usage=in:200,in_text:200 turn=3
+        transcript role=user text=" red tulips?" item=3 turn=3
+        transcript role=agent text="We do." item=7 turn=3 response=7
+        turn_complete turn=3 end_reason=completed
+        response_end response=7 finish=stop usage=in:10,out:5,in_text:10,out_audio:5 turn=3
+        turn_complete turn=3 end_reason=completed
+        """,
+    ),
+    (
+        "connected_again",
+        "an answer ends with its connection, and what a client repeats on the next was told already",
+        "history_item turn_start transcript response_end",
+        r"""
+        turn_start turn=3
+        transcript role=user text=" Tell me about tulips." item=3 turn=3
+        transcript role=agent text="Tulips are" item=4 turn=3 response=4
+        response_end response=4 finish=cancelled turn=3
+        turn_start turn=10
+        transcript role=user text=" Go on." item=10 turn=10
+        transcript role=agent text="Tulips are bulbs." item=11 turn=10 response=11
+        response_end response=11 finish=stop usage=in:10,out:5,in_text:10,out_audio:5 turn=10
+        turn_start turn=16
+        transcript role=user text=" Bye." item=16 turn=16
+        transcript role=agent text=Bye. item=17 turn=16 response=17
+        response_end response=17 finish=stop usage=in:10,out:5,in_text:10,out_audio:5 turn=16
+        """,
+    ),
+    (
         "no_turn_complete",
         "an answer without turnComplete ends where it was generated, and later words open a turn",
         "turn_start transcript turn_complete response_end",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import UNSET
 
 from otel_voice import events as e
 from tests.facts import Frame, facts, told
@@ -229,10 +230,11 @@ CASES: list[tuple[str, str, str, str]] = [
     (
         "push_to_talk",
         "without voice detection the committed item opens the turn and holds its place",
-        "turn_start transcript user_speech_start",
+        "turn_start transcript user_speech_start user_speech_end",
         r"""
         turn_start turn=5
         transcript role=user text="" item=item_u1 turn=5
+        user_speech_end turn=5 item=item_u1
         transcript role=agent text=Good item=item_a1 turn=5 response=resp_1
         transcript role=agent text=" day." item=item_a1 turn=5 response=resp_1
         transcript role=agent text="Good day." final=true item=item_a1 turn=5 response=resp_1
@@ -260,13 +262,57 @@ CASES: list[tuple[str, str, str, str]] = [
         """,
     ),
     (
+        "seeded_tool_round",
+        "a tool round that the client tells of is history: no call, no turn",
+        "history_item turn_start tool_call tool_result",
+        r"""
+        history_item role=user text="Is Monday free?"
+        history_item role=assistant text="Monday is free."
+        turn_start turn=9
+        """,
+    ),
+    (
+        "connected_again",
+        "what a client repeats on a new connection was told already",
+        "history_item turn_start tool_call tool_result response_start",
+        r"""
+        turn_start turn=3
+        response_start response=resp_1 turn=3
+        tool_call call=call_1 name=find_slot arguments={"day": "monday"} turn=3 response=resp_1
+        tool_result call=call_1 result={"free": true} name=find_slot turn=3
+        response_start response=resp_2 turn=3
+        turn_start turn=28
+        response_start response=resp_9 turn=28
+        """,
+    ),
+    (
+        "failed_and_asked_again",
+        "after a failure the app's next attempt belongs to the same turn, and the user's next words to another",
+        "turn_start response_start response_end",
+        r"""
+        turn_start turn=2
+        response_start response=resp_1 turn=2
+        response_end response=resp_1 finish=tool_calls usage=in:10,out:5,in_text:10,out_audio:5 turn=2
+        response_start response=resp_2 turn=2
+        response_end response=resp_2 finish=error error="Too many." error_type=rate_limit_exceeded turn=2
+        response_start response=resp_3 turn=2
+        response_end response=resp_3 finish=stop usage=in:10,out:5,in_text:10,out_audio:5 turn=2
+        turn_start turn=26
+        response_start response=resp_4 turn=26
+        response_end response=resp_4 finish=error error="Too many." error_type=rate_limit_exceeded turn=26
+        turn_start turn=33
+        response_start response=resp_5 turn=33
+        response_end response=resp_5 finish=stop usage=in:10,out:5,in_text:10,out_audio:5 turn=33
+        """,
+    ),
+    (
         "failed_and_incomplete",
         "failures say why, and the next attempt belongs to the same turn",
         "turn_start response_start response_end error",
         r"""
         turn_start turn=5
         response_start response=resp_1 turn=5
-        response_end response=resp_1 finish=error usage= error="Rate limit reached." turn=5
+        response_end response=resp_1 finish=error usage= error="Too many." error_type=rate_limit_exceeded turn=5
         response_start response=resp_2 turn=5
         response_end response=resp_2 finish=length usage=in:120,out:60 turn=5
         error message="Nothing to cancel." code=response_cancel_not_active
@@ -526,3 +572,25 @@ def test_a_resumed_sessions_items_are_not_told_again() -> None:
         e.TurnStart,
         e.ResponseStart,
     ]
+
+
+def test_a_call_that_the_provider_carries_out_is_a_tool_with_its_result() -> None:
+    item = {"id": "m", "type": "mcp_call", "name": "search"}
+    ends = [({"output": "found"}, "found", UNSET), ({"error": {"message": "Down."}}, UNSET, {"message": "Down."})]
+    for end, result, error in ends:
+        finished = item | {"arguments": '{"q":"x"}', "status": "completed"} | end
+        frames = [
+            user("Look it up."),
+            sent("response.create"),
+            created(),
+            received("response.output_item.added", response_id="r", item=item) | {"ts": 1_795_420_800_350.0},
+            received("response.output_item.done", response_id="r", item=finished),
+            done(output=[finished]),
+            created("r2"),
+        ]
+        told_of = facts("openai-realtime", [*frames])
+        (call,) = [fact for fact in told_of if isinstance(fact, e.ToolCall)]
+        assert (call.call_id, call.name, call.arguments, call.ts) == ("m", "search", {"q": "x"}, 1_795_420_800_350.0)
+        (answer,) = [fact for fact in told_of if isinstance(fact, e.ToolResult)]
+        assert (answer.result, answer.error, answer.turn_id) == (result, error, "2")
+        assert len([fact for fact in told_of if isinstance(fact, e.TurnStart)]) == 1

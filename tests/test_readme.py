@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -82,6 +84,17 @@ def test_the_api_by_curl_gives_a_trace(receiver: Callable[..., Receiver], tmp_pa
     assert "HTTP/1.1 204" in out
     assert '"name":"execute_tool get_weather"' in out
     assert '"end_reason":"user_hangup"' in out
+
+
+def test_a_receiver_that_was_stopped_at_once_lists_all_that_came(receiver: Callable[..., Receiver]) -> None:
+    running = receiver()
+    made = httpx.post(f"{running.url}/v1/sessions", json={}).json()
+    lines = [{"type": "turn_complete", "turn_id": "t1"}]
+    httpx.post(made["events_url"], json={"token": made["token"], "events": lines}).raise_for_status()
+    running.stop()
+    command = [sys.executable, "-m", "otel_voice.cli", "sessions", "--json", "--data-dir", str(running.data_dir)]
+    (listed,) = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
+    assert listed["turn_count"] == 1
 
 
 def test_jaeger_shows_the_demo(demo: Demo, jaeger: Jaeger) -> None:

@@ -167,3 +167,9 @@ def test_origins_are_a_list() -> None:
 def test_content_is_kept_unless_it_is_said_not_to(said: str, kept: bool) -> None:
     env = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": said}
     assert read(env).capture_content is kept
+
+
+def test_an_address_with_a_password_is_refused_without_showing_it() -> None:
+    with pytest.raises(BadSetting, match="no user or password") as refused:
+        read({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:hunter2@127.0.0.1:4318"})
+    assert "hunter2" not in str(refused.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,21 @@ def test_openai_tokens_are_counted_once_for_langfuse() -> None:
         "output_text_tokens": 15,
         "output_audio_tokens": 35,
     }
+
+
+def test_cached_tokens_that_are_neither_text_nor_audio_are_of_images() -> None:
+    usage = e.Usage(
+        input_tokens=1000,
+        input_text_tokens=200,
+        input_audio_tokens=300,
+        input_image_tokens=500,
+        cached_tokens=640,
+        cached_text_tokens=128,
+        cached_audio_tokens=256,
+    )
+    details = disjoint_usage(usage, "openai")
+    assert (details["input_image_tokens"], details["input_cached_image_tokens"]) == (244, 256)
+    assert sum(details.values()) == 1000
 
 
 def test_geminis_thoughts_are_text_that_lies_outside_the_details() -> None:
@@ -154,6 +170,37 @@ def test_latency_over_webrtc_ends_when_the_playback_begins() -> None:
     heard = playback[0].start_time_unix_nano if playback else None
     if heard is not None:
         assert turn.attributes[s.LATENCY] == pytest.approx((heard - speech.end_time_unix_nano) / 1e9)
+
+
+def test_latency_of_push_to_talk_begins_where_the_input_was_committed() -> None:
+    (turn,) = started(own("openai_push_to_talk"), "invoke_agent")
+    assert 0 < float(str(turn.attributes[s.LATENCY])) < 10
+
+
+def test_words_that_come_turns_later_reach_their_turn_and_make_it_no_longer() -> None:
+    spans = own("openai_words_turns_later")
+    turns = started(spans, "invoke_agent")
+    said = [json.loads(str(turn.attributes.get(s.OBSERVATION_INPUT, "[{}]")))[0].get("content") for turn in turns]
+    assert said == ["First?", None, "Third?"]
+    for turn, following in pairwise(turns):
+        assert turn.end_time_unix_nano <= following.start_time_unix_nano
+    (root,) = started(spans, "voice_session")
+    messages = json.loads(str(root.attributes[s.OBSERVATION_INPUT]))
+    assert [message["content"] for message in messages] == ["First?", "Answer 1.", "Answer 2.", "Third?"]
+
+
+def test_a_failed_response_says_what_failed() -> None:
+    failed = [span for span in started(own("openai_failed_and_asked_again"), "generate_content") if span.status_message]
+    assert [(span.attributes[s.ERROR_TYPE], span.attributes[s.FINISH_REASONS]) for span in failed] == [
+        ("rate_limit_exceeded", ["error"])
+    ] * 2
+
+
+def test_what_happens_between_turns_is_the_sessions() -> None:
+    spans = own("gemini_connected_again")
+    during, between = started(spans, "go_away")
+    (root,), turns = started(spans, "voice_session"), started(spans, "invoke_agent")
+    assert (during.parent_span_id, between.parent_span_id) == (turns[0].span_id, root.span_id)
 
 
 def test_the_constants_are_langfuses_own() -> None:

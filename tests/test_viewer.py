@@ -230,3 +230,11 @@ async def test_metrics_count_what_was_accepted_refused_and_made(app: App) -> Non
     waiting = [value(answer.text, f"otel_voice_spans_{kind}") for kind in kinds]
     gone = [value(answer.text, f"otel_voice_spans_{kind}_total") for kind in ("delivered", "dropped")]
     assert value(answer.text, "otel_voice_spans_made_total") == 3 == sum(waiting + gone)
+
+
+async def test_the_list_knows_what_came_a_moment_ago(app: App) -> None:
+    made = (await app.client.post("/v1/sessions", json={"session_id": "now"})).json()
+    lines = [{"type": "turn_complete", "turn_id": "t1"}]
+    await app.client.post("/v1/sessions/now/events", json={"events": lines, "token": made["token"]})
+    (listed,) = (await app.client.get("/v1/sessions")).json()["sessions"]
+    assert (listed["turn_count"], listed["events_received"]) == (1, 1)

@@ -110,7 +110,7 @@ class Forward:
     """What a page forwards of a connection: reduced messages, without those that say nothing new.
 
     Of a response's audio only the first chunk stays. Chunks of a text that a final message will repeat are held back
-    and sent on as one; `flush()`, for a page that closes, gives the rest.
+    and sent on as one, before the response's end at the latest; `flush()`, for a page that closes, gives the rest.
     """
 
     def __init__(self, provider: Provider) -> None:
@@ -119,9 +119,10 @@ class Forward:
         self._pending: dict[str, Message] = {}
         self._choose = {"gemini-live": self._gemini_live, "openai-realtime": self._openai_realtime}[provider]
 
-    def __call__(self, dir: Direction, message: Message) -> Message | None:
+    def __call__(self, dir: Direction, message: Message) -> list[Message]:
         reduced = reduce(self.provider, dir, message)
-        return None if reduced is None else self._choose(reduced)
+        chosen = None if reduced is None else self._choose(reduced)
+        return [] if chosen is None else [*self._held_of(chosen), chosen]
 
     def flush(self) -> list[Message]:
         rest = [each for each in self._pending.values() if each["delta"]]
@@ -146,21 +147,22 @@ class Forward:
             return self._chunk(message)
         if name.endswith((".done", ".completed")):
             self._pending.pop(_chunk_key(message), None)
-        if name == "response.done":
-            self._forget(message)
         item = message.get("item", {})
         if name.startswith("response.output_item."):
-            return message if item.get("type") == "function_call" else None
+            return message if item.get("type") in ("function_call", "mcp_call") else None
         if name == "conversation.item.added" and item.get("type") == "message" and "content" not in item:
             return None
         return message
 
-    def _forget(self, message: Message) -> None:
-        """The chunks of what the response's own summary tells in full."""
-        told = {item.get("id") for item in message.get("response", {}).get("output", []) if "content" in item}
-        for key, held in list(self._pending.items()):
-            if held.get("item_id") in told:
-                del self._pending[key]
+    def _held_of(self, message: Message) -> list[Message]:
+        """The chunks of a response that ends here without telling its text in full."""
+        response = message.get("response", {}) if message.get("type") == "response.done" else {}
+        told = {item.get("id") for item in response.get("output", []) if "content" in item}
+        mine = [
+            key for key, held in self._pending.items() if response and held.get("response_id") == response.get("id")
+        ]
+        rest = [self._pending.pop(key) for key in mine]
+        return [held for held in rest if held["delta"] and held.get("item_id") not in told]
 
     def _first(self, news: str, message: Message) -> Message | None:
         if news in self._audio:

@@ -121,17 +121,17 @@ class GeminiLive:
     # The session
 
     def _setup(self, setup: Setup) -> Facts:
-        provider = "gcp.vertex_ai" if setup.model.startswith("projects/") else "gcp.gemini"
-        model = setup.model.rpartition("/")[2] or None
-        yield e.SessionFacts(provider=provider, model=model, instructions=setup.system_instruction.text or None)
-
-    def _setup_complete(self, done: SetupComplete) -> Facts:
         self.connections += 1
         if self.response is not None and not self.response.complete:
             # What the last connection was saying ended with it.
             self.response.complete = True
             if self.response.ended_at is None:
                 yield self._ended(self.response, "cancelled", self.response.generated_at)
+        provider = "gcp.vertex_ai" if setup.model.startswith("projects/") else "gcp.gemini"
+        model = setup.model.rpartition("/")[2] or None
+        yield e.SessionFacts(provider=provider, model=model, instructions=setup.system_instruction.text or None)
+
+    def _setup_complete(self, done: SetupComplete) -> Facts:
         if done.session_id:
             yield e.SessionFacts(provider_session_id=done.session_id)
 

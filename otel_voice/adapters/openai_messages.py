@@ -37,6 +37,7 @@ class Item(Struct, frozen=True):
     call_id: str | None = None
     arguments: Any = None
     output: Any = None
+    error: Any = None
     content: list[Part] = []
 
     @property

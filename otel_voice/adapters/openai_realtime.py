@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from otel_voice import events as e
 from otel_voice.adapters.allow import reduce
@@ -38,6 +38,7 @@ class Call(Struct):
     turn_id: str | None
     made: bool = False
     answered: bool = False
+    at: float | None = None
 
 
 class Written(Struct):
@@ -52,6 +53,7 @@ class Written(Struct):
 class OpenAIRealtime:
     def __init__(self) -> None:
         self.key = ""
+        self.at: float | None = None
         self.turn: str | None = None
         self.asking = False  # the user's input awaits a response
         self.answered = False  # the agent has said or done something in self.turn
@@ -75,11 +77,11 @@ class OpenAIRealtime:
         reduced = reduce("openai-realtime", message.dir, message.message)
         if reduced is None:
             return []
-        self.key = key
+        self.key, self.at = key, message.ts
         said = msgspec.convert(reduced, RealtimeMessage)
         facts = list(_READ[message.dir, said.type](self, said))
         for fact in facts:
-            fact.ts = message.ts
+            fact.ts = message.ts if fact.ts is None else fact.ts
         return facts
 
     # The session
@@ -166,8 +168,6 @@ class OpenAIRealtime:
 
     def _not_heard(self, said: RealtimeMessage) -> Facts:
         turn_id = self._turn_of(said.item_id)
-        if turn_id is not None:
-            yield e.Transcript(role="user", text="", final=True, item_id=said.part_id, turn_id=turn_id)
         yield e.Error(message=said.error.message, code=said.error.name, turn_id=turn_id)
 
     def _turn_of(self, item_id: str | None) -> str | None:
@@ -339,8 +339,9 @@ class OpenAIRealtime:
         """What the response's own summary adds, where its pieces were not seen."""
         if item.type == "function_call":
             yield from self._call(answer, item.call_id, item.name, item.arguments, item.status)
-        elif item.type.startswith("mcp_call"):
+        elif item.type == "mcp_call":
             self.goes_on = self.goes_on or answer.turn_id == self.turn
+            yield from self._remote_call(answer, item)
         elif item.id is not None and item.id not in self.whole and item.text and not answer.apart:
             self.items[item.id], self.whole[item.id] = (answer.turn_id, answer.id), True
             yield from self._audible(answer)
@@ -408,18 +409,20 @@ class OpenAIRealtime:
         item = said.item
         if item.type == "function_call" and item.call_id is not None and item.call_id not in self.calls:
             self.calls[item.call_id] = Call(item.name, None)
+        elif item.type == "mcp_call" and item.id is not None and item.id not in self.calls:
+            self.calls[item.id] = Call(item.name, None, at=self.at)
         yield from ()
 
     def _call_done(self, said: RealtimeMessage) -> Facts:
         item = said.item
         if said.type == "response.function_call_arguments.done":
             item = Item(type="function_call", call_id=said.call_id, name=said.name, arguments=said.arguments)
-        if item.type != "function_call":
+        if item.type not in ("function_call", "mcp_call"):
             return
         if self._answer(said.response_id) is None:
             yield from self._begin(said.response_id)
         if (answer := self._answer(said.response_id)) is not None:
-            yield from self._call(answer, item.call_id, item.name, item.arguments, item.status)
+            yield from self._item_done(answer, item)
 
     def _call(self, answer: Answer, call_id: str | None, name: str | None, arguments: Any, status: str) -> Facts:
         if call_id is None or status in ("incomplete", "in_progress"):
@@ -440,6 +443,25 @@ class OpenAIRealtime:
             turn_id=answer.turn_id,
             response_id=answer.id,
         )
+
+    def _remote_call(self, answer: Answer, item: Item) -> Facts:
+        """A call that the provider itself carries out: told with its result, and begun when it was announced."""
+        announced = self.calls.get(item.id or "")
+        for fact in self._call(answer, item.id, item.name, item.arguments, item.status):
+            fact.ts = announced.at if announced is not None else None
+            yield fact
+        call = self.calls.get(item.id or "")
+        if (
+            item.id is None
+            or call is None
+            or not call.made
+            or call.answered
+            or (item.output, item.error) == (None, None)
+        ):
+            return
+        call.answered = True
+        result, error = (parsed(item.output), UNSET) if item.error is None else (UNSET, item.error)
+        yield e.ToolResult(call_id=item.id, result=result, error=error, name=call.name, turn_id=call.turn_id)
 
     def _tool_result(self, item: Item) -> Facts:
         if item.call_id is None:

@@ -1,0 +1,474 @@
+"""The command line: what it prints, its exit codes, and one sentence for whatever goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from otel_voice import __version__
+from otel_voice.cli import main
+from otel_voice.store import FILE, Reader, lock
+from tests.facts import RECORDINGS
+from tests.real import COLLECTOR_CONFIG, LangfuseServer, Receiver, Reply, free_port, wait_for
+
+COMMANDS = ("serve", "demo", "replay", "sessions", "show", "resend")
+BARGE_IN, TOOLS = RECORDINGS / "gemini_barge_in.jsonl", RECORDINGS / "openai_tool_round.jsonl"
+GEMINI = ("--provider", "gemini-live")
+FIRST, SECOND = "0af76519-16cd-43dd-8448-eb211c80319c", "second-call"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """`run(*arguments, **env)`: exit code, stdout and stderr, with no setting of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith(("OTEL_", "LANGFUSE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+
+    def run(*arguments: object, **env: str) -> tuple[int, str, str]:
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def sentence(err: str) -> str:
+    """The one line that a failure prints, of printable characters."""
+    assert err.startswith("otel-voice: "), err
+    assert err.endswith("\n") and err.count("\n") == 1, err
+    assert err[:-1].isprintable(), err
+    return err
+
+
+def process(
+    *arguments: object, env: Mapping[str, str] | None = None, deadline_s: float = 15
+) -> subprocess.CompletedProcess[str]:
+    """The command as a process, which has to end by itself."""
+    command = [sys.executable, "-m", "otel_voice.cli", *map(str, arguments)]
+    given = {"PYTHONPATH": str(COLLECTOR_CONFIG.parent), "HOME": os.environ["HOME"], **(env or {})}
+    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=deadline_s)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data directory with two calls in it, left behind by a receiver."""
+    folder = tmp_path_factory.mktemp("filled")
+    receiver = Receiver(folder / "data", folder, {})
+    calls = ((BARGE_IN, "gemini-live", FIRST), (TOOLS, "openai-realtime", SECOND))
+    for file, provider, id_ in calls:
+        options = ("--provider", provider, "--endpoint", receiver.url, "--session-id", id_, "--instant")
+        done = process("replay", file, *options)
+        assert done.returncode == 0, done.stderr
+    reader = Reader(folder / "data")
+    wait_for(lambda: all(row.status == "ended" for row in reader.sessions(10)), 20, "both calls to be over")
+    wait_for(lambda: not reader.open_sessions(), 20, "their spans")
+    reader.close()
+    receiver.stop()
+    yield folder / "data"
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_how_it_is_used(run: Run, command: str) -> None:
+    code, out, err = run(command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: otel-voice {command} ")
+
+
+def test_the_help_lists_every_command(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(re.search(rf"^ +{command} ", out, re.MULTILINE) for command in COMMANDS)
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    assert run("--version") == (0, f"otel-voice {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("fly",),
+        ("replay",),
+        ("replay", BARGE_IN),
+        ("replay", BARGE_IN, "--provider", "siri"),
+        *[("replay", BARGE_IN, *GEMINI, "--speed", speed) for speed in ("0", "-1", "nan", "inf", "fast")],
+        ("replay", BARGE_IN, *GEMINI, "--speed", "2", "--instant"),
+        ("sessions", "--limit", "many"),
+        ("show",),
+        ("serve", "--port", "http"),
+    ],
+    ids=lambda arguments: " ".join(map(str, arguments)) or "nothing",
+)
+def test_a_wrong_call_is_2_and_says_how_it_is_used(run: Run, arguments: tuple[object, ...]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: otel-voice")
+
+
+# replay without a receiver
+
+
+def test_a_dry_run_prints_the_span_tree(run: Run) -> None:
+    code, out, err = run("replay", BARGE_IN, *GEMINI, "--dry-run")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert "2 turns, 0 tool calls, 1 interruption in 3.8 s" in lines[0]
+    names = [line for line in lines if "voice_session" in line or "invoke_agent" in line or "generate_content" in line]
+    depths = [len(re.match(r"[ │├└─]*", line)[0]) for line in names]  # type: ignore[index]
+    assert depths == [0, 4, 8, 4, 8]
+    assert "interrupted by user_speech" in out
+    assert "We open at nine and close at" in out
+
+
+def test_a_dry_run_as_JSON_is_the_summary_and_every_span(run: Run) -> None:
+    code, out, _ = run("replay", TOOLS, "--provider", "openai-realtime", "--json", "--session-id", SECOND)
+    document = json.loads(out)
+    assert (code, set(document)) == (0, {"session_id", "trace_id", "summary", "spans"})
+    assert (document["session_id"], document["summary"]["tool_call_count"]) == (SECOND, 1)
+    assert {span["trace_id"] for span in document["spans"]} == {document["trace_id"]}
+    assert [span["name"] for span in document["spans"] if not span["parent_span_id"]] == ["voice_session"]
+    assert {"start_time_unix_nano", "end_time_unix_nano", "kind", "attributes", "status"} <= set(document["spans"][0])
+
+
+def test_a_dry_run_says_the_same_each_time(run: Run) -> None:
+    assert run("replay", BARGE_IN, *GEMINI, "--json") == run("replay", BARGE_IN, *GEMINI, "--json")
+
+
+GOOD = '{"dir":"received","message":{"setupComplete":{}}}'
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no message"),
+        (b"\n \n", "no message"),
+        (b"nonsense", "line 1"),
+        (f"{GOOD}\n\n{{".encode(), "line 3"),
+        (f"{GOOD}\n[]".encode(), "line 2"),
+        (f'{GOOD}\n{{"dir":"up","message":{{}}}}'.encode(), "line 2: dir"),
+        (f'{GOOD}\n{{"dir":"sent"}}'.encode(), "line 2"),
+        (f'{GOOD}\n{{"dir":"sent","message":"x"}}'.encode(), "line 2: message"),
+        (f'{GOOD}\n{{"dir":"sent","message":{{}},"ts":"noon"}}'.encode(), "line 2: ts"),
+        (f'{GOOD}\n{{"dir":"sent","message":{{}},"ts":-1}}'.encode(), "line 2: ts"),
+        (f'{GOOD}\n{{"dir":"sent","message":{{"a":'.encode() + b'"\xff"}}', "line 2"),
+        (f'{GOOD}\n{{"dir":"sent","message":{{"a":{"[" * 100_000}}}}}'.encode(), "line 2"),
+        (f'{GOOD}\n{{"dir":"\\u001b[31mred","message":{{}}}}'.encode(), "line 2: dir"),
+        (GOOD.encode().replace(b"setupComplete", b"unheardOf"), "no message"),
+    ],
+    ids=[str(n) for n in range(14)],
+)
+def test_a_bad_recording_is_1_and_its_line_is_named(run: Run, tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "call.jsonl").write_bytes(content)
+    code, out, err = run("replay", tmp_path / "call.jsonl", *GEMINI)
+    assert (code, out) == (1, "")
+    assert says in sentence(err)
+
+
+@pytest.mark.parametrize("path", ["missing.jsonl", "."])
+def test_a_recording_that_cannot_be_read_is_1_and_says_which(run: Run, tmp_path: Path, path: str) -> None:
+    code, out, err = run("replay", tmp_path / path, *GEMINI)
+    assert (code, out) == (1, "")
+    assert str(tmp_path / path) in sentence(err)
+
+
+@pytest.mark.parametrize("id_", ["", "00000000-0000-0000-0000-000000000000", "a b", "../up", "x" * 129, "\x1b[2J"])
+@pytest.mark.parametrize("command", ["show", "resend"])
+def test_a_session_id_that_cannot_be_is_1(run: Run, command: str, id_: str) -> None:
+    code, _, err = run(command, id_)
+    assert code == 1
+    assert "session_id" in sentence(err)
+
+
+EVIL = "\x1b]0;owned\x07\x1b[31mred\x9b2J\r\x08"
+
+
+def test_control_characters_of_a_call_never_reach_the_terminal(run: Run, tmp_path: Path) -> None:
+    frames: list[dict[str, object]] = [
+        {"setup": {"model": f"models/{EVIL}"}},
+        {"serverContent": {"inputTranscription": {"text": f"hello {EVIL} there"}}},
+        {"serverContent": {"outputTranscription": {"text": f"answer {EVIL}"}}},
+        {"toolCall": {"functionCalls": [{"id": "1", "name": f"tool{EVIL}", "args": {"x": EVIL}}]}},
+        {"serverContent": {"turnComplete": True}},
+    ]
+    lines: list[dict[str, object]] = [
+        {"dir": "sent" if "setup" in frame else "received", "message": frame} for frame in frames
+    ]
+    (tmp_path / "evil.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    code, out, _ = run("replay", tmp_path / "evil.jsonl", *GEMINI)
+    assert code == 0
+    assert "hello" in out and "tool" in out
+    assert all(c.isprintable() or c == "\n" for c in out), ascii(out)
+
+
+# replay with one
+
+
+def test_a_replay_prints_one_line_and_no_progress_where_there_is_no_terminal(
+    receiver: Callable[..., Receiver],
+) -> None:
+    done = process("replay", BARGE_IN, *GEMINI, "--endpoint", receiver().url, "--instant")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    assert "2 turns" in done.stdout
+
+
+def test_a_replay_shows_its_progress_on_a_terminal(receiver: Callable[..., Receiver]) -> None:
+    ours, theirs = pty.openpty()
+    options = [str(BARGE_IN), *GEMINI, "--endpoint", receiver().url, "--speed", "20"]
+    command = [sys.executable, "-m", "otel_voice.cli", "replay", *options]
+    env = {"PYTHONPATH": str(COLLECTOR_CONFIG.parent), "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=theirs, text=True) as playing:
+        os.close(theirs)
+        shown = b""
+        while chunk := read_terminal(ours):
+            shown += chunk
+        assert playing.stdout is not None
+        assert "2 turns" in playing.stdout.read()
+    os.close(ours)
+    assert b"replaying" in shown and b"15/15" in shown
+    assert playing.returncode == 0
+
+
+def read_terminal(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65_536)
+    except OSError:  # nobody holds the other end any more
+        return b""
+
+
+def test_a_replay_as_JSON_is_the_summary(receiver: Callable[..., Receiver]) -> None:
+    done = process("replay", BARGE_IN, *GEMINI, "--endpoint", receiver().url, "--instant", "--json")
+    summary = json.loads(done.stdout)
+    assert (summary["turn_count"], summary["status"], summary["events_lost"]) == (2, "ended", 0)
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:{port}", "nonsense", "http://127.0.0.1:abc", "ftp://x", ""])
+def test_no_receiver_at_the_address_is_1_at_once(run: Run, endpoint: str) -> None:
+    address = endpoint.format(port=free_port())
+    code, _, err = run("replay", BARGE_IN, *GEMINI, "--endpoint", address, "--instant")
+    if endpoint:
+        assert code == 1
+        assert address in sentence(err)
+
+
+def test_another_server_at_the_address_is_1_with_what_it_said(run: Run, langfuse_server: LangfuseServer) -> None:
+    langfuse_server.answer_next(Reply(404, b"\x1b[31mnot here\r\n"))
+    code, _, err = run("replay", BARGE_IN, *GEMINI, "--endpoint", langfuse_server.base_url, "--instant")
+    assert code == 1
+    assert "404" in sentence(err)
+
+
+def test_a_server_that_says_200_to_anything_is_1(run: Run, langfuse_server: LangfuseServer) -> None:
+    langfuse_server.answer_next(Reply(200, b"<html>"))
+    code, _, err = run("replay", BARGE_IN, *GEMINI, "--endpoint", langfuse_server.base_url, "--instant")
+    assert code == 1
+    assert langfuse_server.base_url in sentence(err)
+
+
+def test_the_api_key_is_needed_where_one_is_set(receiver: Callable[..., Receiver]) -> None:
+    key = {"OTEL_VOICE_API_KEY": "a-key-of-enough-length"}
+    options = ("replay", BARGE_IN, *GEMINI, "--endpoint", receiver(**key).url, "--instant")
+    without, with_key = process(*options), process(*options, env=key)
+    assert (without.returncode, with_key.returncode) == (1, 0)
+    assert "API key" in sentence(without.stderr)
+
+
+# sessions, show, resend
+
+
+def test_sessions_lists_the_newest_first(run: Run, filled: Path) -> None:
+    code, out, err = run("sessions", "--data-dir", filled)
+    assert (code, err) == (0, "")
+    head, second, first = out.splitlines()
+    assert head.split()[:2] == ["started", "session"]
+    assert SECOND in second and FIRST in first
+    assert "recording_ended" in first and "gemini-live-2.5-flash-preview" in first
+
+
+def test_sessions_as_JSON_are_their_summaries(run: Run, filled: Path) -> None:
+    _, out, _ = run("sessions", "--json", "--data-dir", filled)
+    assert [(each["session_id"], each["turn_count"]) for each in json.loads(out)] == [(SECOND, 1), (FIRST, 2)]
+
+
+@pytest.mark.parametrize(("limit", "count"), [(1, 1), (2, 2), (10**30, 2)])
+def test_sessions_lists_no_more_than_asked_for(run: Run, filled: Path, limit: int, count: int) -> None:
+    code, out, _ = run("sessions", "--json", "--limit", limit, "--data-dir", filled)
+    assert (code, len(json.loads(out))) == (0, count)
+
+
+def test_the_data_directory_may_come_from_the_environment(run: Run, filled: Path) -> None:
+    code, out, _ = run("sessions", OTEL_VOICE_DATA_DIR=str(filled))
+    assert code == 0
+    assert FIRST in out
+
+
+def test_show_prints_a_sessions_tree(run: Run, filled: Path) -> None:
+    code, out, err = run("show", FIRST.upper(), "--data-dir", filled)
+    assert (code, err) == (0, "")
+    assert f"session {FIRST}: 2 turns" in out
+    assert "We open at nine and close at" in out
+
+
+def test_show_as_JSON_has_the_shape_of_a_dry_run(run: Run, filled: Path) -> None:
+    _, shown, _ = run("show", SECOND, "--json", "--data-dir", filled)
+    _, dry, _ = run("replay", TOOLS, "--provider", "openai-realtime", "--json", "--session-id", SECOND)
+    documents = [json.loads(shown), json.loads(dry)]
+    assert set(documents[0]) == set(documents[1])
+    names = [sorted(span["name"] for span in document["spans"]) for document in documents]
+    assert names[0] == names[1]
+
+
+def test_show_marks_what_is_not_final_yet(receiver: Callable[..., Receiver], run: Run) -> None:
+    receiving = receiver()
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "otel_voice.cli", "replay", str(BARGE_IN), *GEMINI),
+            *("--endpoint", receiving.url, "--session-id", FIRST, "--speed", "0.5"),
+        ],
+        env={"PYTHONPATH": str(COLLECTOR_CONFIG.parent)},
+        stdout=subprocess.DEVNULL,
+    ) as playing:
+
+        def shown() -> str:
+            return run("show", FIRST, "--data-dir", receiving.data_dir)[1]
+
+        out = wait_for(lambda: found if "invoke_agent" in (found := shown()) else None, 20, "a turn")
+        playing.kill()
+    assert all("  open" in line for line in out.splitlines() if "voice_session" in line)
+
+
+@pytest.mark.parametrize("command", [("sessions",), ("show", FIRST), ("resend", FIRST)], ids=lambda c: c[0])
+def test_where_there_is_no_store_one_is_told_how_to_name_it(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    code, _, err = run(*command, "--data-dir", tmp_path / "nowhere", **env)
+    assert code == 1
+    assert "--data-dir" in sentence(err)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("command", ["show", "resend"])
+def test_an_unknown_session_is_1(run: Run, filled: Path, command: str) -> None:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    code, _, err = run(command, "nobody", "--data-dir", filled, **env)
+    assert (code, sentence(err)) == (1, "otel-voice: session nobody is not in the store\n")
+
+
+def test_resend_without_an_address_names_the_settings(run: Run, filled: Path) -> None:
+    code, _, err = run("resend", FIRST, "--data-dir", filled)
+    assert code == 1
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in sentence(err)
+
+
+@pytest.mark.parametrize("status", [400, 401, 503])
+def test_resend_says_what_the_next_hop_said(
+    run: Run, filled: Path, langfuse_server: LangfuseServer, status: int
+) -> None:
+    langfuse_server.answer_next(Reply(status, b"\x1b[31mno\n"))
+    code, out, err = run("resend", FIRST, "--data-dir", filled, **langfuse_server.env)
+    assert (code, out) == (1, "")
+    assert str(status) in sentence(err)
+
+
+def test_resend_sends_a_session_that_was_never_exported(
+    run: Run, filled: Path, langfuse_server: LangfuseServer
+) -> None:
+    code, out, _ = run("resend", FIRST, "--data-dir", filled, **langfuse_server.env)
+    assert code == 0
+    assert f"sent {len(langfuse_server.spans)} spans" in out
+    assert {span.trace_id.hex() for span in langfuse_server.spans} == {FIRST.replace("-", "")}
+
+
+def test_what_is_no_store_is_1(run: Run, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("no database " * 1000)
+    code, _, err = run("sessions", "--data-dir", tmp_path)
+    assert code == 1
+    assert "not a database" in sentence(err)
+
+
+# serve
+
+
+@pytest.mark.parametrize(
+    ("env", "names"),
+    [
+        ({"OTEL_VOICE_PORT": "http"}, "OTEL_VOICE_PORT"),
+        ({"OTEL_VOICE_PORT": "70000"}, "OTEL_VOICE_PORT"),
+        ({"OTEL_VOICE_HOST": "0.0.0.0"}, "OTEL_VOICE_API_KEY"),
+        ({"OTEL_VOICE_API_KEY": "short"}, "OTEL_VOICE_API_KEY"),
+        ({"OTEL_VOICE_TOKEN_KEY": "short"}, "OTEL_VOICE_TOKEN_KEY"),
+        ({"OTEL_VOICE_ALLOWED_ORIGINS": "example.com"}, "OTEL_VOICE_ALLOWED_ORIGINS"),
+        ({"OTEL_VOICE_SYNCHRONOUS": "OFF"}, "OTEL_VOICE_SYNCHRONOUS"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+        ({"LANGFUSE_PUBLIC_KEY": "pk"}, "LANGFUSE_SECRET_KEY"),
+        ({"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "sk", "LANGFUSE_BASE_URL": "x"}, "LANGFUSE_BASE_URL"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "http/protobuf"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "TIMEOUT"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_HEADERS": "novalue"}, "HEADERS"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_COMPRESSION": "zip"}, "COMPRESSION"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
+def test_a_bad_setting_is_2_and_is_named_before_anything_starts(
+    tmp_path: Path, env: dict[str, str], names: str
+) -> None:
+    done = process("serve", "--data-dir", tmp_path / "data", env=env)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    # The SDK may have had its say about the headers.
+    assert names in sentence(done.stderr.splitlines(keepends=True)[-1])
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "99999999999"])
+def test_a_port_that_cannot_be_is_2(tmp_path: Path, port: str) -> None:
+    done = process("serve", "--data-dir", tmp_path / "data", "--port", port, deadline_s=3)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "port" in done.stderr
+
+
+def test_a_port_in_use_is_1_and_is_named(tmp_path: Path, langfuse_server: LangfuseServer) -> None:
+    port = langfuse_server.base_url.rpartition(":")[2]
+    done = process("serve", "--port", port, "--data-dir", tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert port in done.stderr and "in use" in done.stderr
+
+
+def test_a_data_directory_in_use_is_1_and_is_named(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        done = process("serve", "--data-dir", tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert str(tmp_path) in sentence(done.stderr)
+
+
+def test_a_data_directory_that_is_a_file_is_1_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = process("serve", "--data-dir", tmp_path / "file")
+    assert done.returncode == 1, done.stderr
+    assert str(tmp_path / "file") in sentence(done.stderr)
+
+
+def test_a_damaged_store_is_1_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("no database " * 1000)
+    done = process("serve", "--port", free_port(), "--data-dir", tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "not a database" in done.stderr

@@ -1,0 +1,459 @@
+"""The exporter's decision table, row by row, and its promises, against a real HTTP server and a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
+
+from otel_voice import settings
+from otel_voice.exporter import JOIN_BYTES, JOIN_SPANS, Exporter, client, joined
+from otel_voice.otlp import Encoder
+from otel_voice.spans import Span
+from otel_voice.store import FILE, Append, Flush, Pending, Store
+from tests.real import LangfuseServer, Reply, free_port, spans_in, wait_for
+
+pytestmark = pytest.mark.anyio
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+class Outbox:
+    """A store with spans to send, an exporter for it, and what came of them."""
+
+    def __init__(self, store: Store, export: settings.Export, jitter: float = 1.0) -> None:
+        self.store, self.time = store, Time()
+        self.http = client(export)
+        self.exporter = Exporter(store, export, self.http, self.time.clock, lambda: jitter, self.time.sleep)
+        self.names: list[str] = []
+
+    async def fill(self, count: int, size: int = 0) -> None:
+        encoder = Encoder({"service.name": "test"}, "1")
+        names = [f"span {len(self.names) + n}" for n in range(count)]
+        self.names += names
+        spans = [
+            Span(
+                name,
+                "0af7651916cd43dd8448eb211c80319c",
+                f"{int(name[5:]) + 1:016x}",
+                1,
+                2,
+                attributes={"x": "x" * size},
+            )
+            for name in names
+        ]
+        await self.store.append(Append(1, "s", True, 1.0, b"{}"), lambda _: None, lambda: None)
+        await self.store.flush(Flush([], [(1, encoder.request(span)) for span in spans], 1))
+
+    async def drain(self) -> None:
+        while await self.exporter.drain_once():
+            pass
+
+    @property
+    def pending(self) -> list[Pending]:
+        return self.store.reader.pending(0, 10_000)
+
+    @property
+    def ledger(self) -> tuple[int, int, int]:
+        """Delivered, pending, dead; with what was dropped they are all that were made."""
+        counted = self.store.reader.counters()
+        assert counted["made"] == counted["delivered"] + counted["pending"] + counted["dead"] + counted["dropped"]
+        return counted["delivered"], counted["pending"], counted["dead"]
+
+    def dead(self, directory: Path) -> list[tuple[str, str]]:
+        """Names and reasons of the dead letters, in their order."""
+        db = sqlite3.connect(directory / FILE)
+        rows = db.execute("SELECT body, reason FROM dead_letters ORDER BY id").fetchall()
+        db.close()
+        return [(spans_in(ExportTraceServiceRequest.FromString(body))[0].name, reason) for body, reason in rows]
+
+
+def export_to(url: str, **fields: object) -> settings.Export:
+    given = settings.Export(url, {}, timeout=10, gzip=False)
+    return msgspec.structs.replace(given, **fields)
+
+
+def export_of(server: LangfuseServer, **fields: object) -> settings.Export:
+    chosen = settings.read(server.env).export
+    assert chosen is not None
+    return msgspec.structs.replace(chosen, **fields)
+
+
+@pytest.fixture
+async def outbox(tmp_path: Path, langfuse_server: LangfuseServer) -> AsyncIterator[Callable[..., Outbox]]:
+    """`outbox()` sends to Langfuse's path; `outbox(export)` elsewhere."""
+    store = Store(tmp_path, asyncio.get_running_loop(), "NORMAL")
+    made: list[Outbox] = []
+
+    def make(export: settings.Export | None = None, jitter: float = 1.0) -> Outbox:
+        made.append(Outbox(store, export or export_of(langfuse_server), jitter))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.http.aclose()
+    await store.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    await asyncio.to_thread(wait_for, condition, 10, "it")
+
+
+def named(spans: Sequence[ProtoSpan]) -> list[str]:
+    return [span.name for span in spans]
+
+
+# Kept, and sent again
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+async def test_an_answer_that_passes_keeps_every_span_and_sends_the_same_bytes_again(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, status: int
+) -> None:
+    box = outbox()
+    await box.fill(3)
+    langfuse_server.answer_next(status)
+    await box.exporter.drain_once()
+    assert (box.ledger, box.time.slept) == ((0, 3, 0), [1.0])
+    assert str(status) in str(box.exporter.last_error)
+
+    await box.drain()
+    assert (box.ledger, box.exporter.last_error) == ((3, 0, 0), None)
+    first, second = langfuse_server.requests
+    assert first.body == second.body
+
+
+async def test_nobody_at_the_address_keeps_every_span(outbox: Callable[..., Outbox]) -> None:
+    box = outbox(export_to(f"http://127.0.0.1:{free_port()}/v1/traces"))
+    await box.fill(2)
+    await box.exporter.drain_once()
+    assert (box.ledger, box.time.slept) == ((0, 2, 0), [1.0])
+    assert "ConnectError" in str(box.exporter.last_error)
+
+
+async def test_no_answer_in_time_keeps_every_span(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box, answers = outbox(export_of(langfuse_server, timeout=0.1)), threading.Event()
+    await box.fill(2)
+    langfuse_server.answer_next(Reply(200, hang_on=answers))
+    await box.exporter.drain_once()
+    answers.set()
+    assert box.ledger == (0, 2, 0)
+    assert "ReadTimeout" in str(box.exporter.last_error)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 401, 403, 404, 405, 410])
+async def test_an_answer_that_speaks_of_configuration_keeps_every_span_and_says_what_to_check(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    box = outbox()
+    await box.fill(2)
+    langfuse_server.answer_next(Reply(status, headers={"Location": "/elsewhere"}))
+    await box.exporter.drain_once()
+    assert box.ledger == (0, 2, 0)
+    assert f"{status}" in caplog.text
+    assert "check the address and the keys" in caplog.text
+    assert len(langfuse_server.requests) == 1
+
+
+async def test_a_failing_export_is_loud_once_a_minute(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    box = outbox()
+    await box.fill(1)
+    langfuse_server.answer_next(*[401] * 20)
+    while box.time.now < 59:
+        await box.exporter.drain_once()
+    assert len(caplog.records) == 1
+    await box.exporter.drain_once()
+    assert len(caplog.records) == 2
+
+
+async def test_the_wait_doubles_up_to_half_a_minute_and_begins_anew_after_a_success(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    await box.fill(1)
+    langfuse_server.answer_next(*[503] * 7)
+    await box.drain()
+    assert box.time.slept == [1, 2, 4, 8, 16, 30, 30]
+
+    await box.fill(1)
+    langfuse_server.answer_next(503)
+    await box.drain()
+    assert box.time.slept[7:] == [1]
+
+
+async def test_jitter_takes_up_to_half_of_the_wait(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox(jitter=0.0)
+    await box.fill(1)
+    langfuse_server.answer_next(503, 503)
+    await box.drain()
+    assert box.time.slept == [0.5, 1.0]
+
+
+NOON = "Mon, 23 Nov 2026 12:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "waited"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "0"}, 1),
+        ({"Retry-After": "86400"}, 300),
+        ({"Retry-After": "9" * 400}, 300),
+        ({"Retry-After": "Mon, 23 Nov 2026 12:00:20 GMT", "Date": NOON}, 20),
+        ({"Retry-After": "Mon, 23 Nov 2026 11:00:00 GMT", "Date": NOON}, 1),
+        ({"Retry-After": "Mon, 23 Nov 2026 12:00:20 -0000", "Date": NOON}, 20),
+        ({"Retry-After": "-3"}, 1),
+        ({"Retry-After": "soon"}, 1),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_is_honoured_within_reason(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, status: int, headers: dict[str, str], waited: float
+) -> None:
+    box = outbox()
+    await box.fill(1)
+    langfuse_server.answer_next(Reply(status, headers=headers))
+    await box.drain()
+    assert (box.time.slept, box.ledger) == ([waited], (1, 0, 0))
+
+
+# Refused
+
+
+def partial(rejected: int, message: str) -> bytes:
+    success = ExportTracePartialSuccess(rejected_spans=rejected, error_message=message)
+    return ExportTraceServiceResponse(partial_success=success).SerializeToString()
+
+
+REFUSALS = {
+    "400": Reply(400, b'{"message": "no such trace"}'),
+    "413": Reply(413, b"too large"),
+    "422": Reply(422, b"not a span"),
+    "partial success": Reply(200, partial(1, "bad time"), PROTOBUF),
+    "partial success as JSON": Reply(
+        200, b'{"partialSuccess":{"rejectedSpans":"1","errorMessage":"bad time"},"new":1}'
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+async def test_one_span_that_is_refused_is_set_aside_with_the_reason_and_takes_no_neighbour_along(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, tmp_path: Path, refusal: Reply
+) -> None:
+    box = outbox()
+    await box.fill(11)
+    langfuse_server.refuses, langfuse_server.refusal = lambda span: span.name == "span 6", refusal
+    await box.drain()
+    assert box.ledger == (10, 0, 1)
+    ((name, reason),) = box.dead(tmp_path)
+    assert name == "span 6"
+    assert any(word in reason for word in ("no such trace", "too large", "not a span", "bad time"))
+    arrived = [name for request in langfuse_server.requests[1:] for name in named(request.spans)]
+    assert set(box.names) <= set(arrived)
+    assert box.time.slept == []
+
+
+async def test_every_refused_span_is_found_however_they_lie(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, tmp_path: Path
+) -> None:
+    box = outbox()
+    await box.fill(16)
+    bad = ["span 0", "span 7", "span 8", "span 15"]
+    langfuse_server.refuses = lambda span: span.name in bad
+    await box.drain()
+    assert [name for name, _ in box.dead(tmp_path)] == bad
+    assert named(langfuse_server.spans) == [name for name in box.names if name not in bad]
+
+
+async def test_a_reason_without_end_is_cut(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, tmp_path: Path
+) -> None:
+    box = outbox()
+    await box.fill(1)
+    langfuse_server.answer_next(Reply(400, b"\x1b[31m\xff" + b"x" * 10**6))
+    await box.drain()
+    ((_, reason),) = box.dead(tmp_path)
+    assert len(reason) < 1000
+    assert reason.isprintable()
+
+
+# Taken
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, b""),
+        Reply(202, b"", PROTOBUF),
+        Reply(200, b"{}"),
+        Reply(200, b"{}", PROTOBUF),
+        Reply(200, b"<html>queued</html>", {"Content-Type": "text/html"}),
+        Reply(200, b"not JSON"),
+        Reply(200, partial(0, "a warning"), PROTOBUF),
+    ],
+    ids=lambda reply: f"{reply.status} {reply.body!r}",
+)
+async def test_a_2xx_that_rejects_nothing_delivers_whatever_its_body_is(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, reply: Reply
+) -> None:
+    box = outbox()
+    await box.fill(3)
+    langfuse_server.answer_next(reply)
+    await box.drain()
+    assert (box.ledger, len(langfuse_server.requests)) == ((3, 0, 0), 1)
+
+
+async def test_nothing_leaves_the_store_before_the_answer(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box, answers = outbox(), threading.Event()
+    await box.fill(3)
+    langfuse_server.answer_next(Reply(200, hang_on=answers))
+    draining = asyncio.create_task(box.exporter.drain_once())
+    await until(lambda: langfuse_server.requests)
+    assert box.ledger == (0, 3, 0)
+    answers.set()
+    await draining
+    assert box.ledger == (3, 0, 0)
+
+
+async def test_an_exporter_stopped_before_the_answer_leaves_everything_to_the_next_one(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box, answers = outbox(), threading.Event()
+    await box.fill(3)
+    langfuse_server.answer_next(Reply(200, hang_on=answers))
+    running = asyncio.create_task(box.exporter.run())
+    await until(lambda: langfuse_server.requests)
+    running.cancel()
+    await asyncio.wait([running])
+    answers.set()
+    assert box.ledger == (0, 3, 0)
+    await outbox().drain()
+    assert langfuse_server.requests[0].body == langfuse_server.requests[1].body
+
+
+async def test_spans_go_out_in_the_order_in_which_they_were_made_and_512_at_a_time(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    await box.fill(2 * JOIN_SPANS + 1)
+    await box.drain()
+    assert [len(request.spans) for request in langfuse_server.requests] == [JOIN_SPANS, JOIN_SPANS, 1]
+    assert named(langfuse_server.spans) == box.names
+
+
+async def test_a_request_stays_under_2_MiB(outbox: Callable[..., Outbox], langfuse_server: LangfuseServer) -> None:
+    box = outbox()
+    await box.fill(10, size=500_000)
+    await box.drain()
+    assert [len(request.spans) for request in langfuse_server.requests] == [4, 4, 2]
+    assert all(len(request.body) <= JOIN_BYTES for request in langfuse_server.requests)
+
+
+def test_a_span_larger_than_a_request_goes_alone() -> None:
+    rows = [Pending(n, 1, b"x" * size) for n, size in enumerate([10, 3 * JOIN_BYTES, 10])]
+    assert [len(joined(rows[start:])) for start in range(3)] == [1, 1, 1]
+
+
+async def test_gzip_arrives_as_the_same_spans(outbox: Callable[..., Outbox], langfuse_server: LangfuseServer) -> None:
+    box = outbox(export_of(langfuse_server, gzip=True))
+    await box.fill(3)
+    await box.drain()
+    assert langfuse_server.requests[0].content_encoding == "gzip"
+    assert named(langfuse_server.spans) == box.names
+
+
+async def test_a_store_that_cannot_write_the_delivery_down_is_asked_until_it_can(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, tmp_path: Path
+) -> None:
+    box = outbox()
+    await box.fill(2)
+    db = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    db.execute("ALTER TABLE counters RENAME TO away")
+    draining = asyncio.create_task(box.exporter.drain_once())
+    await until(lambda: len(box.time.slept) >= 2)
+    db.execute("ALTER TABLE away RENAME TO counters")
+    db.close()
+    await draining
+    assert (box.ledger, len(langfuse_server.requests)) == ((2, 0, 0), 1)
+
+
+async def test_a_store_that_cannot_be_read_does_not_stop_the_exporter(
+    outbox: Callable[..., Outbox], tmp_path: Path
+) -> None:
+    box = outbox()
+    await box.fill(2)
+    db = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    db.execute("ALTER TABLE outbox RENAME TO away")
+    assert await box.exporter.drain_once()
+    assert "store" in str(box.exporter.last_error)
+    db.execute("ALTER TABLE away RENAME TO outbox")
+    db.close()
+    await box.drain()
+    assert box.ledger == (2, 0, 0)
+
+
+async def test_what_was_erased_while_it_was_sent_counts_as_dropped_once(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box, answers = outbox(), threading.Event()
+    await box.fill(3)
+    langfuse_server.answer_next(Reply(200, hang_on=answers))
+    draining = asyncio.create_task(box.exporter.drain_once())
+    await until(lambda: langfuse_server.requests)
+    await box.store.erase(1)
+    answers.set()
+    await draining
+    assert (box.ledger, box.store.reader.counters()["dropped"]) == ((0, 0, 0), 3)
+
+
+async def test_an_idle_exporter_wakes_for_new_spans(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    running = asyncio.create_task(box.exporter.run())
+    for count in (1, 2):
+        await box.fill(count)
+        box.exporter.wake()
+        await until(lambda: not box.ledger[1])
+    running.cancel()
+    await asyncio.wait([running])
+    assert named(langfuse_server.spans) == box.names

@@ -1,0 +1,488 @@
+"""Sessions over a real store and a clock that the test moves: log first, then apply, then flush, each span once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
+
+from otel_voice import events as e
+from otel_voice.otlp import Encoder
+from otel_voice.session import Session
+from otel_voice.sessions import Busy, Sessions, look, replay
+from otel_voice.store import FILE, Store, Unavailable
+from tests.real import spans_in, wait_for
+
+pytestmark = pytest.mark.anyio
+T0 = 1_790_000_000.0
+ENCODER = Encoder({"service.name": "test"}, "1")
+OVER = 2 * 3600.0
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Receiver:
+    """What a receiver holds: a store and its sessions. The clock is the test's and outlives it."""
+
+    def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
+        self.directory = directory
+        self.store = Store(directory, asyncio.get_running_loop(), "NORMAL")
+        self.sessions = Sessions(self.store, ENCODER, clock)
+
+    async def crash(self) -> None:
+        """What was not flushed is gone."""
+        await self.store.close()
+
+    @property
+    def made(self) -> list[ProtoSpan]:
+        """Every span that ever went out; nothing takes them away here."""
+        rows = self.store.reader.pending(0, 10_000)
+        assert self.store.reader.counters()["made"] == len(rows)
+        return [span for row in rows for span in spans_in(ExportTraceServiceRequest.FromString(row.body))]
+
+    @property
+    def names(self) -> list[str]:
+        return [span.name for span in self.made]
+
+    def expected(self, session_id: str) -> list[ProtoSpan]:
+        """What the session's log, and nothing else, says that its spans are."""
+        row = self.store.reader.session(session_id)
+        session = Session(session_id)
+        replay(session, self.store.reader.log(row.no) if row else [])
+        session.advance(float("inf"))
+        return [spans_in(ExportTraceServiceRequest.FromString(ENCODER.request(span)))[0] for span in session.take()]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = T0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Page:
+    """One source of one session."""
+
+    def __init__(self, session_id: str, clock: Clock) -> None:
+        self.session_id, self._clock, self._sent = session_id, clock, 0
+
+    def batch(self, *events: dict[str, Any]) -> e.Accepted:
+        raw = []
+        for event in events:
+            raw.append(Raw(json.dumps({**event, "seq": self._sent, "ts": self._clock.now * 1000}).encode()))
+            self._sent += 1
+        return e.Accepted(raw, "page")
+
+
+def turn(n: int) -> dict[str, Any]:
+    return {"type": "turn_complete", "turn_id": f"t{n}", "user_text": f"ask {n}", "agent_text": "yes"}
+
+
+END = {"type": "session_end", "reason": "user_hangup"}
+
+
+@contextlib.asynccontextmanager
+async def started(directory: Path, clock: Callable[[], float]) -> AsyncIterator[Receiver]:
+    receiver = Receiver(directory, clock)
+    try:
+        await receiver.sessions.start()
+        yield receiver
+    finally:
+        await receiver.store.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def receiver(tmp_path: Path, clock: Clock) -> AsyncIterator[Receiver]:
+    async with started(tmp_path, clock) as receiver:
+        yield receiver
+
+
+async def pass_time(receiver: Receiver, clock: Clock, seconds: float, step: float = 5.0) -> None:
+    ends = clock.now + seconds
+    while clock.now < ends:
+        clock.now = min(ends, clock.now + step)
+        await receiver.sessions.tick()
+
+
+@contextlib.contextmanager
+def without(directory: Path, table: str) -> Iterator[None]:
+    """The disk as it were: writes to this table fail."""
+    db = sqlite3.connect(directory / FILE, isolation_level=None)
+    db.execute(f"ALTER TABLE {table} RENAME TO away")
+    yield
+    db.execute(f"ALTER TABLE away RENAME TO {table}")
+    db.close()
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """No commit gets through meanwhile."""
+    db = sqlite3.connect(directory / FILE, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    yield
+    db.execute("ROLLBACK")
+    db.close()
+
+
+async def turns_of_loop() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+# In and out of memory
+
+
+async def test_open_sessions_of_an_earlier_process_are_loaded_when_something_comes_for_them(
+    tmp_path: Path, clock: Clock
+) -> None:
+    pages = [Page(f"s{n}", clock) for n in range(20)]
+    async with started(tmp_path, clock) as first:
+        for page in pages:
+            await first.sessions.accept(page.session_id, page.batch(turn(0)))
+        await pass_time(first, clock, 60)
+    async with started(tmp_path, clock) as second:
+        assert second.sessions.count == 0
+        await second.sessions.accept("s7", pages[7].batch(turn(1)))
+        assert second.sessions.count == 1
+
+
+async def test_a_session_that_is_over_leaves_the_memory_and_does_not_come_back(
+    receiver: Receiver, clock: Clock
+) -> None:
+    page = Page("s", clock)
+    for n in range(10):
+        await receiver.sessions.accept("s", page.batch(turn(n)))
+        await pass_time(receiver, clock, 7 if n else 60)
+    await receiver.sessions.accept("s", page.batch(END))
+    await pass_time(receiver, clock, 120)
+    seen = set()
+    for _ in range(100):
+        await pass_time(receiver, clock, 40, 40)
+        seen.add(receiver.sessions.count)
+    assert seen == {0}
+
+
+async def test_an_event_after_that_reaches_the_trace_as_a_child_of_its_own(receiver: Receiver, clock: Clock) -> None:
+    page = Page("s", clock)
+    await receiver.sessions.accept("s", page.batch(turn(0), END))
+    await pass_time(receiver, clock, 120)
+    before = receiver.names
+    assert (receiver.sessions.count, before[-1]) == (0, "voice_session")
+
+    await receiver.sessions.accept("s", page.batch({"type": "mark", "name": "late"}))
+    await pass_time(receiver, clock, 120)
+    (late,) = receiver.made[len(before) :]
+    trace = {span.span_id for span in receiver.made}
+    assert late.parent_span_id in trace
+    assert len(trace) == len(before) + 1
+
+
+async def test_an_event_for_a_session_of_an_earlier_process_makes_no_span_twice(tmp_path: Path, clock: Clock) -> None:
+    page = Page("s", clock)
+    async with started(tmp_path, clock) as first:
+        await first.sessions.accept("s", page.batch(turn(0)))
+        await pass_time(first, clock, 40)
+        assert first.names == ["invoke_agent"]
+    for n in (1, 2):
+        async with started(tmp_path, clock) as next_:
+            await next_.sessions.accept("s", page.batch(turn(n)))
+            await pass_time(next_, clock, 40)
+            assert next_.names == ["invoke_agent"] * (n + 1)
+
+
+async def test_the_root_goes_out_after_a_crash_though_nothing_comes_any_more(tmp_path: Path, clock: Clock) -> None:
+    async with started(tmp_path, clock) as first:
+        await first.sessions.accept("s", Page("s", clock).batch(turn(0)))
+    async with started(tmp_path, clock) as second:
+        await pass_time(second, clock, OVER, 60)
+        assert second.names == ["invoke_agent", "voice_session"]
+
+
+async def calls_in_a_tick(receiver: Receiver) -> int:
+    """Python functions entered by one tick: what is looked at, whatever the machine's speed."""
+    count = 0
+
+    def entered(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    await receiver.sessions.tick()
+    sys.setprofile(entered)
+    try:
+        await receiver.sessions.tick()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+async def test_a_tick_looks_at_no_more_when_more_sessions_are_open(receiver: Receiver, clock: Clock) -> None:
+    looked_at = []
+    for n in range(400):
+        await receiver.sessions.accept(f"s{n}", Page(f"s{n}", clock).batch(turn(0)))
+        if n in (3, 399):
+            await pass_time(receiver, clock, 60)
+            looked_at.append(await calls_in_a_tick(receiver))
+    assert receiver.sessions.count == 400
+    assert looked_at[1] <= looked_at[0] + 20
+
+
+async def test_a_session_that_cannot_leave_the_memory_yet_does_not_hold_up_the_others(
+    receiver: Receiver, clock: Clock, tmp_path: Path
+) -> None:
+    page, other = Page("s", clock), Page("other", clock)
+    await receiver.sessions.accept("s", page.batch(turn(0), END))
+    with without(tmp_path, "outbox"):
+        await pass_time(receiver, clock, 300)
+        assert receiver.sessions.count == 1
+        await receiver.sessions.accept("other", other.batch(turn(0)))
+    await pass_time(receiver, clock, 120)
+    assert receiver.names == ["invoke_agent", "voice_session", "invoke_agent"]
+
+
+# In
+
+
+async def test_a_request_whose_client_went_away_is_applied_all_the_same(
+    receiver: Receiver, clock: Clock, tmp_path: Path
+) -> None:
+    with held(tmp_path):
+        request = asyncio.create_task(receiver.sessions.accept("s", Page("s", clock).batch(turn(0))))
+        await turns_of_loop()
+        await asyncio.to_thread(wait_for, lambda: receiver.store.queued_bytes, 5, "the append")
+        request.cancel()
+        await asyncio.wait([request])
+        assert (request.cancelled(), receiver.sessions.accepted) == (True, 0)
+    await asyncio.to_thread(wait_for, lambda: receiver.sessions.accepted, 5, "the commit")
+    await pass_time(receiver, clock, OVER, 60)
+    assert receiver.names == ["invoke_agent", "voice_session"]
+
+
+async def test_a_record_that_could_not_be_stored_is_not_applied_and_its_repetition_is(
+    receiver: Receiver, clock: Clock, tmp_path: Path
+) -> None:
+    batch = Page("s", clock).batch(turn(0))
+    with without(tmp_path, "log"), pytest.raises(Unavailable):
+        await receiver.sessions.accept("s", batch)
+    assert (receiver.sessions.count, receiver.sessions.accepted) == (0, 0)
+    await receiver.sessions.accept("s", batch)
+    await pass_time(receiver, clock, OVER, 60)
+    (_, root) = receiver.made
+    assert {a.key: a.value.int_value for a in root.attributes}["voice.events.received"] == 1
+
+
+async def test_a_session_with_too_much_under_way_is_busy_and_its_neighbour_is_not(
+    receiver: Receiver, clock: Clock, tmp_path: Path
+) -> None:
+    page = Page("s", clock)
+    with held(tmp_path):
+        asked = [asyncio.create_task(receiver.sessions.accept("s", page.batch(turn(n)))) for n in range(64)]
+        await asyncio.to_thread(wait_for, lambda: receiver.sessions.count, 5, "the session")
+        await turns_of_loop()
+        with pytest.raises(Busy):
+            await receiver.sessions.accept("s", page.batch(turn(64)))
+        other = asyncio.create_task(receiver.sessions.accept("other", Page("other", clock).batch(turn(0))))
+        await turns_of_loop()
+    await asyncio.gather(*asked, other)
+    assert receiver.sessions.accepted == 65
+
+
+async def test_requests_that_make_the_same_session_at_once_make_one(receiver: Receiver, clock: Clock) -> None:
+    new = e.NewSession(user_id="u1")
+    made = await asyncio.gather(*(receiver.sessions.create(new, "s") for _ in range(5)))
+    assert len({entry.no for entry in made}) == 1
+    looked = await receiver.sessions.look("s")
+    assert looked is not None
+    assert looked[1].user_id == "u1"
+
+
+async def test_an_event_ahead_of_the_creation_does_not_swallow_what_the_creation_says(
+    receiver: Receiver, clock: Clock
+) -> None:
+    event = Page("s", clock).batch(turn(0))
+    await asyncio.gather(receiver.sessions.accept("s", event), receiver.sessions.create(e.NewSession(user_id="u"), "s"))
+    looked = await receiver.sessions.look("s")
+    assert looked is not None
+    assert (looked[1].user_id, looked[1].turn_count) == ("u", 1)
+
+
+# Out
+
+
+async def test_spans_that_could_not_be_stored_are_kept_and_stored_once(
+    receiver: Receiver, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = Page("s", clock)
+    await receiver.sessions.accept("s", page.batch(turn(0)))
+    with without(tmp_path, "outbox"):
+        await pass_time(receiver, clock, 40)
+        assert "spans wait in memory" in caplog.text
+        await receiver.sessions.accept("s", page.batch(turn(1)))
+        await pass_time(receiver, clock, 40)
+    await receiver.sessions.tick()
+    assert receiver.names == ["invoke_agent", "invoke_agent"]
+
+
+async def test_a_crash_while_spans_could_not_be_stored_costs_none(tmp_path: Path, clock: Clock) -> None:
+    pages = [Page("a", clock), Page("b", clock)]
+    async with started(tmp_path, clock) as first:
+        await first.sessions.accept("a", pages[0].batch(turn(0)))
+        with without(tmp_path, "outbox"):
+            await pass_time(first, clock, 40)
+            await first.sessions.accept("b", pages[1].batch(turn(0)))
+    async with started(tmp_path, clock) as second:
+        await pass_time(second, clock, OVER, 60)
+        assert sorted(second.names) == ["invoke_agent"] * 2 + ["voice_session"] * 2
+
+
+async def test_a_flush_that_its_caller_gave_up_loses_nothing_when_it_fails(
+    receiver: Receiver, clock: Clock, tmp_path: Path
+) -> None:
+    await receiver.sessions.accept("s", Page("s", clock).batch(turn(0)))
+    clock.now += 40
+    with without(tmp_path, "outbox"):
+        flushing = asyncio.create_task(receiver.sessions.tick())
+        await asyncio.sleep(0)
+        flushing.cancel()
+        await asyncio.wait([flushing])
+        await receiver.sessions.flush()
+    await receiver.sessions.tick()
+    assert receiver.names == ["invoke_agent"]
+
+
+async def test_an_erased_session_is_gone_and_may_begin_anew(tmp_path: Path, clock: Clock) -> None:
+    page = Page("s", clock)
+    async with started(tmp_path, clock) as first:
+        await first.sessions.accept("s", page.batch(turn(0)))
+        await pass_time(first, clock, 40)
+        assert await first.sessions.erase("s")
+        assert (await first.sessions.look("s"), first.store.reader.pending(0, 9), first.sessions.count) == (None, [], 0)
+        assert not await first.sessions.erase("s")
+        await first.sessions.accept("s", page.batch(turn(1)))
+    async with started(tmp_path, clock) as second:
+        looked = await second.sessions.look("s")
+        assert looked is not None
+        assert looked[1].turn_count == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_is_accepted_while_its_session_is_erased_is_kept_whole_or_erased_whole(
+    tmp_path: Path, clock: Clock, restarted: bool
+) -> None:
+    page = Page("s", clock)
+    async with started(tmp_path, clock) as first:
+        await first.sessions.accept("s", page.batch(turn(0)))
+        if not restarted:
+            await first.sessions.accept("s", page.batch(turn(1)))
+            await asyncio.gather(
+                *(first.sessions.accept("s", page.batch(turn(n))) for n in range(2, 5)),
+                first.sessions.erase("s"),
+                *(first.sessions.accept("s", page.batch(turn(n))) for n in range(5, 8)),
+            )
+    async with started(tmp_path, clock) as second:
+        if restarted:
+            await asyncio.gather(
+                second.sessions.erase("s"), *(second.sessions.accept("s", page.batch(turn(n))) for n in range(2, 8))
+            )
+        await second.sessions.accept("s", page.batch(turn(8)))
+        looked = await second.sessions.look("s")
+        assert looked is not None
+        turns = looked[1].turn_count
+        assert turns >= 1
+        await pass_time(second, clock, OVER, 60)
+        assert second.names == ["invoke_agent"] * turns + ["voice_session"]
+
+
+async def test_a_time_before_1970_stops_neither_its_session_nor_the_others(receiver: Receiver, clock: Clock) -> None:
+    early = {**turn(0), "seq": 0, "ts": e.EARLIEST_MS}
+    batch = e.Accepted([Raw(json.dumps(early).encode())], "page", e.Clock(offset=-(10.0**13)))
+    await receiver.sessions.accept("early", batch)
+    await receiver.sessions.accept("other", Page("other", clock).batch(turn(0)))
+    await pass_time(receiver, clock, OVER, 60)
+    assert sorted(receiver.names) == ["invoke_agent"] * 2 + ["voice_session"] * 2
+
+
+# Exactly once, whatever happens
+
+IDS = ("a", "b")
+EVENTS = (
+    {"type": "turn_start", "turn_id": "t1"},
+    {"type": "turn_complete", "turn_id": "t1", "user_text": "ask"},
+    {"type": "turn_start", "turn_id": "t2"},
+    {"type": "tool_call", "call_id": "c1", "name": "look", "turn_id": "t2"},
+    {"type": "tool_result", "call_id": "c1", "result": 1},
+    {"type": "mark", "name": "here"},
+    END,
+)
+steps = st.one_of(
+    st.tuples(st.just("event"), st.sampled_from(IDS), st.sampled_from(EVENTS)),
+    st.tuples(st.just("pass"), st.sampled_from([0.1, 1.0, 3.0, 35.0, 70.0, 1900.0])),
+    st.tuples(st.just("tick")),
+    st.tuples(st.just("crash"), st.sampled_from([0.0, 1.0, 5.0, 3600.0, -10.0, -40.0])),
+    st.tuples(st.just("full disk"), st.sampled_from(["outbox", "log", "counters"])),
+)
+
+
+async def once(script: list[tuple[Any, ...]], directory: Path) -> None:
+    clock = Clock()
+    pages = {id_: Page(id_, clock) for id_ in IDS}
+    receiver = Receiver(directory, clock)
+    await receiver.sessions.start()
+    for kind, *what in script:
+        if kind == "event":
+            await receiver.sessions.accept(what[0], pages[what[0]].batch(what[1]))
+        elif kind == "pass":
+            clock.now += what[0]
+        elif kind == "tick":
+            await receiver.sessions.tick()
+        elif kind == "full disk":
+            with without(directory, what[0]), contextlib.suppress(Unavailable):
+                await receiver.sessions.tick()
+                await receiver.sessions.accept("a", pages["a"].batch(EVENTS[5]))
+        elif kind == "crash":
+            await receiver.crash()
+            clock.now += what[0]
+            receiver = Receiver(directory, clock)
+            await receiver.sessions.start()
+    await pass_time(receiver, clock, OVER, 600)
+    made = receiver.made
+    expected = [span for id_ in IDS for span in receiver.expected(id_)]
+    for id_ in IDS:
+        looked = look(receiver.store.reader, id_, True, clock.now * 1000)
+        assert looked is None or looked[1].status == "ended"
+    await receiver.crash()
+    assert sorted(span.SerializeToString() for span in made) == sorted(span.SerializeToString() for span in expected)
+    assert len({(span.trace_id, span.span_id) for span in made}) == len(made)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(steps, max_size=25))
+@example([("event", "a", EVENTS[1]), ("pass", 40.0), ("tick",), ("crash", -40.0), ("event", "a", END), ("tick",)])
+@example([("event", "a", EVENTS[1]), ("event", "a", END), ("pass", 70.0), ("tick",), ("crash", 0.0), ("tick",)])
+def test_every_span_of_the_log_goes_out_once_whatever_crashes_fails_or_comes_late(
+    script: list[tuple[Any, ...]],
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(once(script, Path(directory)))

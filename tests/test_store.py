@@ -1,0 +1,423 @@
+"""The store: what returned is on disk, what failed left nothing, and no number is given twice. Real SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from otel_voice.store import FILE, Append, Flush, Locked, LogRow, Reader, SessionRow, Store, Unavailable
+from tests.real import COLLECTOR_CONFIG
+
+pytestmark = pytest.mark.anyio
+ROOT = COLLECTOR_CONFIG.parent
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@contextlib.asynccontextmanager
+async def opened(directory: Path) -> AsyncIterator[Store]:
+    store = Store(directory, asyncio.get_running_loop(), "NORMAL")
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with opened(tmp_path) as store:
+        yield store
+
+
+def appending(store: Store, session: int, body: bytes, at: float = 1.0, new: bool = True) -> asyncio.Future[int]:
+    return store.append(Append(session, f"session-{session}", new, at, body), lambda _: None, lambda: None)
+
+
+def row(session: int, made: int = 0, due: float | None = 5.0, started_at: float = 1.0) -> SessionRow:
+    return SessionRow(session, f"session-{session}", made, due, started_at, "open", b"{}")
+
+
+def flushing(store: Store, *rows: SessionRow, spans: tuple[bytes, ...] = (), flushed: int) -> asyncio.Future[int]:
+    return store.flush(Flush(rows, [(rows[0].no, body) for body in spans], flushed))
+
+
+def bodies(reader: Reader, session: int) -> list[bytes]:
+    return [row.body for row in reader.log(session)]
+
+
+def ledger(reader: Reader) -> tuple[int, int, int, int, int]:
+    """Made, delivered, pending, dead, dropped: they add up at every moment."""
+    counted = reader.counters()
+    made, *rest = (counted[name] for name in ("made", "delivered", "pending", "dead", "dropped"))
+    assert made == sum(rest)
+    return (made, rest[0], rest[1], rest[2], rest[3])
+
+
+@contextlib.contextmanager
+def without(directory: Path, table: str) -> Iterator[None]:
+    """The disk as it were: writes to this table fail."""
+    db = sqlite3.connect(directory / FILE, isolation_level=None)
+    db.execute(f"ALTER TABLE {table} RENAME TO away")
+    yield
+    db.execute(f"ALTER TABLE away RENAME TO {table}")
+    db.close()
+
+
+# The log
+
+
+async def test_a_sessions_records_are_read_in_their_order_before_and_after_a_flush(store: Store) -> None:
+    for n in range(6):
+        await appending(store, 1 + n % 2, b"%d" % n)
+    assert (bodies(store.reader, 1), bodies(store.reader, 2)) == ([b"0", b"2", b"4"], [b"1", b"3", b"5"])
+    await flushing(store, row(1), row(2), flushed=6)
+    await appending(store, 1, b"6")
+    assert (bodies(store.reader, 1), bodies(store.reader, 2)) == ([b"0", b"2", b"4", b"6"], [b"1", b"3", b"5"])
+
+
+async def test_arrival_times_are_kept_to_the_microsecond(store: Store) -> None:
+    await appending(store, 1, b"x", at=1_790_000_000_000.125)
+    assert store.reader.log(1) == [LogRow(1_790_000_000_000.125, b"x")]
+
+
+async def test_numbers_come_in_the_order_of_asking_also_within_one_commit(store: Store) -> None:
+    heard: list[int] = []
+    asked = [store.append(Append(1, "session-1", True, 1.0, b"%d" % n), heard.append, lambda: None) for n in range(500)]
+    numbers = await asyncio.gather(*asked)
+    assert numbers == heard == list(range(1, 501))
+    assert bodies(store.reader, 1) == [b"%d" % n for n in range(500)]
+
+
+async def test_a_session_that_is_over_and_goes_on_keeps_its_whole_log(store: Store) -> None:
+    await appending(store, 1, b"before")
+    await flushing(store, row(1, due=None), flushed=1)
+    await appending(store, 1, b"after", new=False)
+    assert bodies(store.reader, 1) == [b"before", b"after"]
+
+
+async def test_the_whole_log_is_there_after_a_restart_though_the_sessions_rows_are_behind(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await appending(store, 1, b"0")
+        await appending(store, 2, b"1")
+        await flushing(store, row(1), row(2), flushed=2)
+        await appending(store, 1, b"2")
+        await appending(store, 3, b"3")
+    async with opened(tmp_path) as store:
+        assert sorted(store.behind) == [1, 3]
+        assert await appending(store, 1, b"4") == 5
+        await appending(store, 2, b"5")
+        assert bodies(store.reader, 1) == [b"0", b"2", b"4"]
+        assert bodies(store.reader, 2) == [b"1", b"5"]
+        assert bodies(store.reader, 3) == [b"3"]
+        assert store.next_session == 4
+
+
+async def test_a_flush_that_stands_between_two_appends_loses_neither_over_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        first = appending(store, 1, b"0")
+        flushed = flushing(store, row(1), flushed=1)
+        second = appending(store, 1, b"1")
+        await asyncio.gather(first, flushed, second)
+    async with opened(tmp_path) as store:
+        assert bodies(store.reader, 1) == [b"0", b"1"]
+
+
+async def test_time_never_goes_back_over_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await appending(store, 1, b"x", at=1000.5)
+    async with opened(tmp_path) as store:
+        assert store.last_at == 1000.5
+        await store.flush(Flush([row(1)], [], 1, at=2000.5))
+    async with opened(tmp_path) as store:
+        assert store.last_at == 2001
+
+
+# Commits that fail
+
+
+async def test_a_failed_commit_leaves_nothing_behind_and_the_next_one_works(store: Store, tmp_path: Path) -> None:
+    await appending(store, 1, b"kept")
+    refused: list[str] = []
+    with without(tmp_path, "log"):
+        future = store.append(Append(1, "session-1", True, 1.0, b"lost"), lambda _: None, lambda: refused.append("x"))
+        other = store.append(Append(2, "session-2", True, 1.0, b"lost"), lambda _: None, lambda: refused.append("y"))
+        for each in (future, other):
+            with pytest.raises(Unavailable):
+                await each
+    assert refused == ["x", "y"]
+    assert (store.reader.session("session-2"), store.queued_bytes) == (None, 0)
+    await appending(store, 1, b"next")
+    assert bodies(store.reader, 1) == [b"kept", b"next"]
+
+
+async def test_a_flush_is_whole_or_not_at_all(store: Store, tmp_path: Path) -> None:
+    await appending(store, 1, b"x")
+    with without(tmp_path, "outbox"), pytest.raises(Unavailable):
+        await flushing(store, row(1, made=1), spans=(b"span",), flushed=1)
+    found = store.reader.session("session-1")
+    assert found is not None
+    assert (found.made, ledger(store.reader)) == (0, (0, 0, 0, 0, 0))
+    await flushing(store, row(1, made=1), spans=(b"span",), flushed=1)
+    assert ledger(store.reader) == (1, 0, 1, 0, 0)
+
+
+FULL_DISK = """
+import asyncio, pathlib, resource, signal, sys
+from otel_voice.store import Append, Store, Unavailable
+
+async def main(directory):
+    store = Store(pathlib.Path(directory), asyncio.get_running_loop())
+    stored = []
+    async def append(n, size):
+        try:
+            await store.append(Append(1, "s", True, float(n), b"%d " % n + b"x" * size), lambda _: None, lambda: None)
+            stored.append(n)
+        except Unavailable as error:
+            print("refused", error, flush=True)
+    await append(0, 10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    for n in range(1, 5):
+        await append(n, 100_000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    await append(5, 10)
+    assert [int(row.body.split()[0]) for row in store.reader.log(1)] == stored
+    print("stored", stored, flush=True)
+    await store.close()
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_a_full_disk_refuses_what_it_cannot_take_and_recovers_by_itself(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "refused" in done.stdout
+    stored = [int(word.strip("[],")) for word in done.stdout.splitlines()[-1].split()[1:]]
+    assert stored[0] == 0 and stored[-1] == 5 and 4 not in stored
+    reader = Reader(tmp_path)
+    assert [int(body.split()[0]) for body in bodies(reader, 1)] == stored
+    reader.close()
+
+
+KILLED = """
+import asyncio, pathlib, sys
+from otel_voice.store import Append, Flush, SessionRow, Store
+
+async def main(directory):
+    store = Store(pathlib.Path(directory), asyncio.get_running_loop())
+    for n in range(10_000):
+        id_ = await store.append(Append(1, "s", True, float(n), b"%d" % n), lambda _: None, lambda: None)
+        print(n, flush=True)
+        if n % 3 == 0:
+            await store.flush(Flush([SessionRow(1, "s", n, 5.0, 1.0, "open", b"{}")], [(1, b"span")], id_))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_what_was_said_to_be_stored_is_there_after_a_kill(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = [int(process.stdout.readline()) for _ in range(100)]
+        process.send_signal(signal.SIGKILL)
+        said += [int(line) for line in process.stdout.read().splitlines()]
+    reader = Reader(tmp_path)
+    found = [int(body) for body in bodies(reader, 1)]
+    assert found == list(range(len(found)))
+    assert len(found) in (len(said), len(said) + 1)
+    ledger(reader)
+    reader.close()
+
+
+# The outbox
+
+
+async def test_the_ledger_adds_up_at_every_step(store: Store) -> None:
+    await appending(store, 1, b"x")
+    await appending(store, 2, b"x")
+    await flushing(store, row(1), spans=(b"a", b"b", b"c", b"d"), flushed=2)
+    await flushing(store, row(2), spans=(b"e", b"f"), flushed=2)
+    assert ledger(store.reader) == (6, 0, 6, 0, 0)
+    a, b, c, *_ = store.reader.pending(0, 10)
+    await store.delivered([a.id, b.id])
+    assert ledger(store.reader) == (6, 2, 4, 0, 0)
+    await store.delivered([a.id, b.id])
+    assert ledger(store.reader) == (6, 2, 4, 0, 0)
+    await store.set_aside(c, "too large")
+    await store.set_aside(c, "too large")
+    assert ledger(store.reader) == (6, 2, 3, 1, 0)
+    await store.erase(1)
+    assert ledger(store.reader) == (6, 2, 2, 0, 2)
+
+
+async def test_pending_spans_come_in_the_order_they_were_made(store: Store) -> None:
+    await appending(store, 1, b"x")
+    await flushing(store, row(1), spans=tuple(b"%d" % n for n in range(20)), flushed=1)
+    assert [each.body for each in store.reader.pending(0, 5)] == [b"0", b"1", b"2", b"3", b"4"]
+    fifth = store.reader.pending(0, 5)[-1].id
+    assert [each.body for each in store.reader.pending(fifth, 2)] == [b"5", b"6"]
+
+
+async def test_the_number_of_a_pending_span_is_never_given_again(tmp_path: Path) -> None:
+    seen: list[int] = []
+    for _ in range(3):
+        async with opened(tmp_path) as store:
+            await appending(store, 1, b"x")
+            await flushing(store, row(1), spans=(b"a", b"b"), flushed=store.last_log + 1)
+            ids = [each.id for each in store.reader.pending(0, 10)]
+            await store.delivered(ids)
+            seen += ids
+    assert len(set(seen)) == 6
+
+
+async def test_numbers_of_erased_sessions_and_records_are_never_given_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await appending(store, 1, b"x")
+        await appending(store, 7, b"erased")
+        await store.erase(7)
+    async with opened(tmp_path) as store:
+        assert store.next_session == 8
+        assert await appending(store, 8, b"new") == 3
+        assert bodies(store.reader, 8) == [b"new"]
+
+
+# Erasure
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+async def test_an_erased_session_leaves_no_trace_and_its_neighbours_stay(store: Store, flushed: bool) -> None:
+    for n in range(6):
+        await appending(store, 1 + n % 2, b"%d" % n)
+    if flushed:
+        await flushing(store, row(1), row(2), spans=(b"span",), flushed=6)
+    await store.erase(1)
+    assert (store.reader.session("session-1"), bodies(store.reader, 1)) == (None, [])
+    assert bodies(store.reader, 2) == [b"1", b"3", b"5"]
+    assert store.reader.pending(0, 10) == []
+
+
+async def test_a_record_that_comes_with_the_erasure_does_not_bring_the_old_ones_back(store: Store) -> None:
+    await appending(store, 1, b"old")
+    await asyncio.gather(store.erase(1), appending(store, 1, b"new"))
+    assert bodies(store.reader, 1) == [b"new"]
+
+
+# One writer, many readers
+
+
+async def test_a_second_process_is_told_in_one_sentence_who_is_in_its_way(store: Store, tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from otel_voice.store import Locked, lock\n"
+        "try: lock(pathlib.Path(sys.argv[1]))\nexcept Locked as locked: print(locked)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"another otel-voice works on {tmp_path}; stop it or choose another --data-dir\n", done.stderr
+    with pytest.raises(Locked):
+        Store(tmp_path, asyncio.get_running_loop())
+
+
+async def test_a_closed_store_can_be_opened_again_in_the_same_process(tmp_path: Path) -> None:
+    for _ in range(2):
+        async with opened(tmp_path) as store:
+            await appending(store, 1, b"x")
+    async with opened(tmp_path) as store:
+        assert len(store.reader.log(1)) == 2
+
+
+async def test_closing_writes_what_was_asked_for_before(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        asked = [appending(store, 1, b"%d" % n) for n in range(50)]
+    await asyncio.gather(*asked)
+    reader = Reader(tmp_path)
+    assert len(bodies(reader, 1)) == 50
+    reader.close()
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "a?b#c%41", "ünï"])
+async def test_a_reader_works_beside_the_writer_and_after_it_whatever_the_folder_is_called(
+    tmp_path: Path, name: str
+) -> None:
+    directory = tmp_path / name
+    async with opened(directory) as store:
+        reader = Reader(directory)
+        for n in range(3):
+            await appending(store, 1, b"%d" % n)
+            assert len(bodies(reader, 1)) == n + 1
+        reader.close()
+    reader = Reader(directory)
+    assert len(bodies(reader, 1)) == 3
+    reader.close()
+
+
+def test_reading_where_there_is_no_store_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no store in"):
+        Reader(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_what_is_no_store_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("not a database, however long one looks at it" * 100)
+    reader = Reader(tmp_path)
+    with pytest.raises(Unavailable, match="not a database"):
+        reader.sessions(10)
+    reader.close()
+
+
+async def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        pass
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.execute("PRAGMA user_version = 99")
+    for _ in range(2):
+        with pytest.raises(Locked, match="another version"):
+            Store(tmp_path, asyncio.get_running_loop())
+
+
+async def test_opening_what_is_no_store_is_unavailable_and_lets_go_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("not a database, however long one looks at it" * 100)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="not a database"):
+            Store(tmp_path, asyncio.get_running_loop())
+
+
+async def test_only_the_owner_can_read_the_store(store: Store, tmp_path: Path) -> None:
+    assert (tmp_path / FILE).stat().st_mode & 0o077 == 0
+
+
+async def test_pages_of_sessions_follow_each_other_without_a_gap(store: Store) -> None:
+    for n in range(1, 8):
+        await appending(store, n, b"x")
+    await flushing(store, *(row(n, started_at=float(n // 3)) for n in range(1, 8)), flushed=7)
+    first = store.reader.sessions(3)
+    second = store.reader.sessions(10, first[-1].no)
+    assert [each.no for each in first + second] == [7, 6, 5, 4, 3, 2, 1]
+
+
+async def test_only_sessions_that_time_will_touch_are_open(store: Store) -> None:
+    await appending(store, 1, b"x")
+    await appending(store, 2, b"x")
+    await flushing(store, row(1), row(2, due=None), flushed=2)
+    assert [each.no for each in store.reader.open_sessions()] == [1]
+
+
+async def test_too_much_to_write_is_said_early(store: Store) -> None:
+    asked = [appending(store, 1, b"x" * 2**20) for _ in range(66)]
+    assert store.full
+    await asyncio.gather(*asked)
+    assert not store.full
