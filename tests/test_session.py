@@ -497,6 +497,8 @@ _lines = st.one_of(
     st.sampled_from(
         [
             {"type": "user_speech_start"},
+            {"type": "user_speech_start", "item_id": "i1"},
+            {"type": "transcript", "role": "user", "item_id": "i1", "text": "w", "final": True},
             {"type": "user_speech_end"},
             {"type": "agent_speech_start"},
             {"type": "agent_speech_end"},
@@ -511,7 +513,7 @@ _lines = st.one_of(
         ]
     ),
 )
-_gaps = st.sampled_from([0, 1, 400, 1_500, 2_500, 29_000, 31_000, 45_000])
+_gaps = st.sampled_from([0, 1, 400, 1_500, 2_500, 9_500, 29_000, 31_000])
 _jitter = st.integers(0, 1_999)
 _calls = st.lists(st.tuples(_lines, _gaps, st.sampled_from(["page", "tracer"]), _jitter, _jitter, _jitter), max_size=14)
 
