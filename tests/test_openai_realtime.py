@@ -575,8 +575,11 @@ def test_a_resumed_sessions_items_are_not_told_again() -> None:
 
 
 def test_a_call_that_the_provider_carries_out_is_a_tool_with_its_result() -> None:
-    item = {"id": "m", "type": "mcp_call", "name": "search"}
-    ends = [({"output": "found"}, "found", UNSET), ({"error": {"message": "Down."}}, UNSET, {"message": "Down."})]
+    item: Frame = {"id": "m", "type": "mcp_call", "name": "search"}
+    ends: list[tuple[Frame, object, object]] = [
+        ({"output": "found"}, "found", UNSET),
+        ({"error": {"message": "Down."}}, UNSET, {"message": "Down."}),
+    ]
     for end, result, error in ends:
         finished = item | {"arguments": '{"q":"x"}', "status": "completed"} | end
         frames = [
