@@ -416,7 +416,8 @@ class Session:
     def so_far(self) -> tuple[list[spans.Span], Summary]:
         """The spans that are not final yet, marked open and running to the last event, and the summary with all
         that came. Ends a copy of the session here."""
-        copied = copy.deepcopy(self)
+        # Messages never change once they are told: a long call's need no copies of their own.
+        copied = copy.deepcopy(self, {id(self.messages): list(self.messages)})
         copied._tell(in_order(copied.waiting, copied.sources))
         summary = copied.summary()
         copied.conversation.close()

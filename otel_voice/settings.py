@@ -184,14 +184,18 @@ def _pairs(text: str) -> dict[str, str] | None:
 
 
 def _timeout(env: Mapping[str, str]) -> float:
+    """The specification counts milliseconds, OpenTelemetry Python seconds: no sensible value is both."""
     text = _either(env, "TIMEOUT") or "10"
     try:
-        seconds = float(text)
+        timeout = float(text)
     except ValueError:
-        seconds = 0
-    if not 0 < seconds <= 600:
-        raise BadSetting(f"OTEL_EXPORTER_OTLP_TIMEOUT must be a number of seconds from 0 to 600, not {text!r}")
-    return seconds
+        timeout = 0
+    if not (0 < timeout <= 600 or 1_000 <= timeout <= 600_000):
+        raise BadSetting(
+            "OTEL_EXPORTER_OTLP_TIMEOUT must be a number of seconds up to 600, or of milliseconds from 1000, "
+            f"not {text!r}"
+        )
+    return timeout if timeout <= 600 else timeout / 1000
 
 
 def _certificate(env: Mapping[str, str]) -> str | None:
