@@ -6,6 +6,7 @@ the next one has begun and the settle time has passed, or after 30 s of quiet wi
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +31,13 @@ class Conversation:
         self.tools: dict[str, Tool] = {}
         self.closed_tools: set[str] = set()
         self.current: Turn | None = None
+        self.latest: Turn | None = None
+        self._superseded: deque[Turn] = deque()
         self.number = 0
         self.false_starts = 0
         self.response_turns: dict[str, str] = {}
         self.last: float | None = None
+        self.at = 0.0  # the arrival of what is told
         self.facts = e.SessionFacts()
         self._out: list[Turn | Tool | tuple[str | None, Happening] | History] = []
 
@@ -50,7 +54,7 @@ class Conversation:
 
     def settle(self, t: float) -> None:
         """By the facts' own time: what had settled by `t` is final."""
-        for turn in self.superseded():
+        while (turn := self.superseded) is not None:
             if turn.next_start is None or t < turn.next_start + self.settle_ms(turn):
                 break
             self.finish(turn)
@@ -62,10 +66,12 @@ class Conversation:
         """How long after the next one's start a turn may still change; what the user said may take longest."""
         return WORDS_MS if turn.user.is_awaited else SETTLE_MS
 
-    def superseded(self) -> list[Turn]:
-        """In the order of their end."""
-        turns = [turn for turn in self.open.values() if turn.next_start is not None]
-        return sorted(turns, key=lambda turn: (turn.next_start or 0, turn.number))
+    @property
+    def superseded(self) -> Turn | None:
+        """The first of the turns whose successor has begun; they become final in their order."""
+        while self._superseded and self._superseded[0].final:
+            self._superseded.popleft()
+        return self._superseded[0] if self._superseded else None
 
     def _in_turn(self) -> list[Turn]:
         return sorted(self.open.values(), key=lambda turn: turn.number)
@@ -148,10 +154,12 @@ class Conversation:
             turn_id += "'"
         self.number += 1
         turn = self.open[turn_id] = Turn(turn_id, self.number, start=t, end=t, named=named)
-        for earlier in self.open.values():
-            if earlier is not turn and earlier.next_start is None:
-                earlier.next_start = t
-        self.current = turn
+        if self.latest is not None and not self.latest.final:
+            self.latest.next_start = t
+            # What still belongs to it happened within the settle time, and has come after one more.
+            self.latest.settle_at = self.at + 2 * SETTLE_MS
+            self._superseded.append(self.latest)
+        self.current = self.latest = turn
         return turn
 
     def _turn(self, turn_id: str | None, t: float, key: str, begins: Callable[[Turn], bool]) -> Turn:

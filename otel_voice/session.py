@@ -8,6 +8,7 @@ moments and a replay of the log gives the same spans in the same order. All time
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
@@ -37,6 +38,8 @@ IDLE_MS = 30 * 60_000.0
 MAX_DURATION_MS = 12 * 3_600_000.0
 # A page that went away may come back from a reload or the back-forward cache.
 PAGE_CLOSED_HOLD_MS = 30_000.0
+# Events are told at most so often, however many requests bring them.
+GRID_MS = 50.0
 PROVISIONAL = frozenset({"page_closed"})
 CONVERSATION_LIMIT = 256 * 1024
 
@@ -154,10 +157,9 @@ class Session:
         """The next moment at which something happens by itself, and what."""
         deadlines: list[Deadline] = []
         if self.waiting:
-            deadlines.append((self.waiting[0].at + SETTLE_MS, Session._release))
-        settle = [turn.settle_at for turn in self.conversation.superseded() if turn.settle_at is not None]
-        if settle:
-            deadlines.append((min(settle), Session._settle))
+            deadlines.append((math.ceil((self.waiting[0].at + SETTLE_MS) / GRID_MS) * GRID_MS, Session._release))
+        if (turn := self.conversation.superseded) is not None:
+            deadlines.append((turn.settle_at, Session._settle))
         if self.conversation.has_quiet:
             deadlines.append((self.last_at + QUIET_MS + SETTLE_MS, Session._quiet))
         if self.ended is None and self.created_at is not None:
@@ -182,10 +184,6 @@ class Session:
             self._fold(t, arrived)
             if arrived.counted:
                 self.sources[arrived.source].tell(arrived.seq, t)
-            for turn in self.conversation.superseded():
-                if turn.settle_at is None:
-                    # What still belongs to it happened within the settle time, and has come after one more.
-                    turn.settle_at = arrived.at + 2 * SETTLE_MS
         self.waiting = [arrived for arrived in self.waiting if not arrived.told]
         self._emit()
 
@@ -194,6 +192,7 @@ class Session:
         if arrived.counted and self.ended is None:
             self.first_t = t if self.first_t is None else min(self.first_t, t)
         self.last_t = t if self.last_t is None else max(self.last_t, t)
+        self.conversation.at = arrived.at
         self.conversation.pass_time(t)
         # What is final is told as it is now, before this event changes anything.
         self._emit()
@@ -213,15 +212,16 @@ class Session:
             self.conversation.fold(fact, began, f"{arrived.key}/{n}" if n else arrived.key)
 
     def _settle(self, at: float) -> None:
-        """Makes turns final whose successor began long enough ago, after all that could still belong to them."""
-        settling = [turn for turn in self.conversation.superseded() if (turn.settle_at or at + 1) <= at]
-        for turn in settling:
-            settled = (turn.next_start or turn.start) + (WORDS_MS if turn.waits else SETTLE_MS)
-            self._release_before(settled)
-            self._end_before(settled)
-            self.conversation.settle(settled)
-        for turn in [turn for turn in settling if not turn.final]:
-            turn.waits, turn.settle_at = True, (turn.settle_at or at) + WORDS_MS - SETTLE_MS
+        """Makes a turn final whose successor began long enough ago, after all that could still belong to it."""
+        turn = self.conversation.superseded
+        if turn is None:
+            return
+        settled = (turn.next_start or turn.start) + (WORDS_MS if turn.waits else SETTLE_MS)
+        self._release_before(settled)
+        self._end_before(settled)
+        self.conversation.settle(settled)
+        if not turn.final:
+            turn.waits, turn.settle_at = True, turn.settle_at + WORDS_MS - SETTLE_MS
         self._emit()
 
     def _quiet(self, at: float) -> None:
@@ -251,11 +251,13 @@ class Session:
         self.endings.sort(key=lambda ending: (*ending[:4], -1 if ending.seq is None else ending.seq))
 
     def _end(self, at: float) -> None:
-        """An ending is due: all that was before it has come."""
-        until = min(ending.until for ending in self.endings if ending.due <= at)
-        self._release_before(until)
-        self._end_before(until)
+        """Endings are due: all that was before them has come."""
+        due = [ending for ending in self.endings if ending.due <= at]
         self.endings = [ending for ending in self.endings if ending.due > at]
+        for ending in due:
+            self._release_before(ending.until)
+            if self.ended is None and self._stands(ending):
+                self._finish(ending.reason, ending.until)
 
     def _end_before(self, t: float) -> None:
         """By the events' own time: a session that ended before `t` is over before an event of `t` is told."""

@@ -10,6 +10,10 @@ from msgspec import Struct, field
 from otel_voice.events import WireEvent
 
 
+# A source with more refused events than this is broken, and what it lost is a guess.
+REFUSED = 10_000
+
+
 class Arrived(Struct):
     """An event with its corrected time (ms), its arrival (ms by the receiver's clock) and an id of its own."""
 
@@ -28,6 +32,7 @@ class Numbers(Struct):
 
     below: int = 0
     above: set[int] = field(default_factory=set)
+    top: int = -1  # the highest
 
     def __contains__(self, number: int) -> bool:
         return number < self.below or number in self.above
@@ -36,6 +41,7 @@ class Numbers(Struct):
         """False when it was seen before."""
         if number in self:
             return False
+        self.top = max(self.top, number)
         self.above.add(number)
         while self.below in self.above:
             self.above.remove(self.below)
@@ -45,11 +51,6 @@ class Numbers(Struct):
     @property
     def count(self) -> int:
         return self.below + len(self.above)
-
-    @property
-    def top(self) -> int:
-        """The highest number seen, -1 before any."""
-        return max(self.above, default=self.below - 1)
 
 
 class Source(Struct):
@@ -67,7 +68,7 @@ class Source(Struct):
         return top + 1 - self.told.count - sum(seq <= top for seq in self.refused)
 
     def refuse(self, seq: int) -> None:
-        if seq not in self.numbers:
+        if seq not in self.numbers and len(self.refused) < REFUSED:
             self.refused.add(seq)
 
     def take(self, seq: int) -> bool:
@@ -95,7 +96,7 @@ def in_order(waiting: list[Arrived], sources: dict[str, Source]) -> list[tuple[f
     """The one order of these events, whatever order they came in: by time, each source's own by its numbers.
 
     Pairs of the time at which to tell an event (never before its source's previous one) and the event."""
-    floors = {name: source.floor for name, source in sources.items()}
+    floors = {arrived.source: sources[arrived.source].floor for arrived in waiting}
     ordered = []
     for arrived in sorted(waiting, key=lambda a: (a.source, -1 if a.seq is None else a.seq, a.t)):
         t = arrived.t

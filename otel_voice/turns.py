@@ -108,7 +108,7 @@ class Turn(Struct):
     end: float
     named: bool = False
     next_start: float | None = None
-    settle_at: float | None = None  # by the receiver's clock; the session sets it
+    settle_at: float = 0.0  # by the receiver's clock, once the next one has begun
     waits: bool = False  # ... for the user's words, or behind a turn that does
     user: Said = field(default_factory=Said)
     agent: Said = field(default_factory=Said)
