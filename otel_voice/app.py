@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, cast
@@ -17,7 +18,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from otel_voice import __version__
 from otel_voice.edge import JSON, TIME_HEADER, Gate, HostCheck, Rejected, rejection
@@ -39,14 +39,17 @@ def encoder(settings: Settings) -> Encoder:
     return Encoder(settings.resource, __version__)
 
 
-def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> ASGIApp:
-    """The receiver, the exporter and the read API in one ASGI application. `clock` gives seconds since the epoch."""
+def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Starlette:
+    """The receiver, the exporter and the read API in one ASGI application. `clock` gives seconds since the epoch.
+
+    `state.failed` says after the end whether a background task was the reason of it."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             store = Store(settings.data_dir, asyncio.get_running_loop(), settings.synchronous)
             stack.push_async_callback(store.close)
+            app.state.store = store
             sessions = Sessions(store, encoder(settings), clock, settings.capture_content)
             await sessions.start()
             stack.push_async_callback(sessions.stop)
@@ -54,8 +57,8 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> AS
                 http = await stack.enter_async_context(client(settings.export))
                 exporter = Exporter(store, settings.export, http, time.monotonic)
                 sessions.made = exporter.wake
-                stack.push_async_callback(_stop, _background(exporter.run()))
-            stack.push_async_callback(_stop, _background(sessions.run()))
+                stack.push_async_callback(_stop, _background(app, exporter.run()))
+            stack.push_async_callback(_stop, _background(app, sessions.run()))
             tokens = Tokens((settings.token_key or "").encode() or load_key(settings.data_dir))
             gate = Gate(settings, tokens, clock)
             app.router.routes += Receiver(sessions, store, tokens, gate, clock).routes()
@@ -64,7 +67,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> AS
             yield
 
     app = Starlette(
-        routes=[Route("/healthz", _ok), Route("/readyz", _ok)],
+        routes=[Route("/healthz", _ok), Route("/readyz", _ready)],
         lifespan=lifespan,
         middleware=[
             Middleware(HostCheck, settings=settings, clock=clock),
@@ -80,11 +83,17 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> AS
         ],
         exception_handlers=EXCEPTIONS,
     )
+    app.state.failed = False
     return app
 
 
 async def _ok(request: Request) -> Response:
     return PlainTextResponse("ok\n")
+
+
+async def _ready(request: Request) -> Response:
+    store: Store = request.app.state.store
+    return PlainTextResponse("ok\n") if store.ready else PlainTextResponse("the store is behind\n", 503)
 
 
 def _unavailable(request: Request, error: Exception) -> Response:
@@ -110,17 +119,18 @@ EXCEPTIONS: dict[Any, Callable[[Request, Exception], Response]] = {
 }
 
 
-def _background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    task = asyncio.create_task(work)
-    task.add_done_callback(_loud)
-    return task
-
-
-def _loud(task: asyncio.Task[None]) -> None:
+def _background(app: Starlette, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """Nothing here ends by itself: an export or a clock that has stopped must not go on looking well."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("a background task failed, stopping", exc_info=error)
-        os.kill(os.getpid(), 15)
+
+    def loud(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("a background task failed, stopping", exc_info=error)
+            app.state.failed = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    task = asyncio.create_task(work)
+    task.add_done_callback(loud)
+    return task
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import uvicorn
 from rich.console import Console
+from starlette.applications import Starlette
 
 from otel_voice import __version__, display, settings
 from otel_voice.app import create_app, encoder
@@ -126,9 +127,12 @@ def _port(text: str) -> int:
 
 
 def _speed(text: str) -> float:
-    speed = float(text)
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0
     if not 0 < speed <= 1000:
-        raise argparse.ArgumentTypeError("must be a number above 0 and up to 1000")
+        raise argparse.ArgumentTypeError("the speed must be a number above 0 and up to 1000")
     return speed
 
 
@@ -137,7 +141,8 @@ def _speed(text: str) -> float:
 
 def _serve(arguments: argparse.Namespace) -> int:
     chosen = settings.read(os.environ, arguments.host, arguments.port, arguments.data_dir)
-    return _run(_server(chosen), _listening(chosen))
+    app = create_app(chosen)
+    return _run(app, _server(app), _listening(chosen))
 
 
 def _listening(chosen: settings.Settings) -> socket.socket:
@@ -170,9 +175,9 @@ def _url(chosen: settings.Settings, listening: socket.socket) -> str:
     return f"http://{_host(chosen)}:{listening.getsockname()[1]}"
 
 
-def _server(chosen: settings.Settings) -> uvicorn.Server:
+def _server(app: Starlette) -> uvicorn.Server:
     config = uvicorn.Config(
-        create_app(chosen),
+        app,
         access_log=False,
         server_header=False,
         log_config=None,
@@ -182,22 +187,24 @@ def _server(chosen: settings.Settings) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def _run(server: uvicorn.Server, listening: socket.socket) -> int:
+def _run(app: Starlette, server: uvicorn.Server, listening: socket.socket) -> int:
     # uvicorn raises the signal again once it has stopped in good order, and that is a success.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listening])
-    return 0 if server.started else 1
+    return 0 if server.started and not app.state.failed else 1
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    directory = arguments.data_dir or str(settings.default_data_dir(os.environ) / "demo")
+    own = str(settings.default_data_dir(os.environ) / "demo")
+    directory = arguments.data_dir or os.environ.get("OTEL_VOICE_DATA_DIR") or own
     chosen = settings.read(os.environ, arguments.host, arguments.port, directory)
-    server, listening = _server(chosen), _listening(chosen)
+    app = create_app(chosen)
+    server, listening = _server(app), _listening(chosen)
     threading.Thread(
         target=_play_demo, args=(server, _url(chosen, listening), chosen), name="demo", daemon=True
     ).start()
-    return _run(server, listening)
+    return _run(app, server, listening)
 
 
 def _play_demo(server: uvicorn.Server, url: str, chosen: settings.Settings) -> None:
@@ -306,6 +313,8 @@ def _resend(arguments: argparse.Namespace) -> None:
         spans = made(reader, session_id, chosen.capture_content)
     if spans is None:
         raise Failed(f"session {session_id} is not in the store")
+    if not spans:
+        raise Failed(f"no span of session {session_id} is final yet: there is nothing to send again")
     encode = encoder(chosen).request
     asyncio.run(_send([Pending(n, 0, encode(span)) for n, span in enumerate(spans)], chosen.export))
     print(f"sent {len(spans)} spans of session {session_id} to {chosen.export.url}")

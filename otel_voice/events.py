@@ -40,6 +40,10 @@ EndReason = Literal["completed", "interrupted", "session_closed"]
 InterruptionSource = Literal["user_speech", "tool_response", "programmatic"]
 
 
+# No call has more events: a claim of more would only make up losses.
+LastSeq = Annotated[int, Meta(ge=0, le=10**7)]
+
+
 class Refused(ValueError):
     """Input that cannot be taken; the message is one sentence that names the field."""
 
@@ -195,7 +199,7 @@ class Mark(Event, tag="mark"):
 
 class SessionEnd(Event, tag="session_end"):
     reason: Name = "user_hangup"
-    last_seq: Seq | None = None
+    last_seq: LastSeq | None = None
 
 
 WireEvent = (
@@ -295,7 +299,7 @@ class NewSession(Struct, omit_defaults=True):
 
 class EndRequest(Struct):
     reason: Name = "user_hangup"
-    last_seq: Seq | None = None
+    last_seq: LastSeq | None = None
     source: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     token: Annotated[str, Meta(max_length=4096)] | None = None
 

@@ -154,7 +154,7 @@ class Exporter:
     async def drain_once(self) -> bool:
         """Sends one request's worth; False when nothing was pending."""
         try:
-            rows = joined(await asyncio.to_thread(self._store.reader.pending, 0, JOIN_SPANS))
+            rows = await asyncio.to_thread(self._store.reader.pending, JOIN_SPANS, JOIN_BYTES)
         except Unavailable as error:
             await self._wait(Answer(Verdict.RETRY, f"store: {error}"))
             return True

@@ -15,7 +15,7 @@ from otel_voice import events as e
 from otel_voice import spans
 from otel_voice.adapters import allow
 from otel_voice.edge import JSON, Gate, Rejected, bearer, body_of, canonical
-from otel_voice.session import MAX_DURATION_MS
+from otel_voice.session import MAX_DURATION_MS, PROVISIONAL
 from otel_voice.sessions import Sessions
 from otel_voice.store import Store
 from otel_voice.summary import Summary
@@ -123,7 +123,7 @@ class Receiver:
         summary = await self._summary(session_id)
         if summary is None and not by_page:
             raise Rejected(404, f"session {session_id} is not known")
-        if summary is None or summary.status == "open":
+        if summary is None or _goes_on(summary, ending.reason):
             self._admit()
             await self._sessions.accept(session_id, e.Ended(ending.reason, ending.last_seq, ending.source))
             summary = await self._summary(session_id)
@@ -139,6 +139,11 @@ class Receiver:
         if not await self._sessions.erase(session_id):
             raise Rejected(404, f"session {session_id} is not known")
         return Response(status_code=204)
+
+
+def _goes_on(summary: Summary, reason: str) -> bool:
+    """Whether an end for this reason is news: a firm one is, where the page has only gone away."""
+    return summary.status == "open" or (summary.status == "closing" and reason not in PROVISIONAL)
 
 
 def _taken(raw: Raw, offset: float, latest: float) -> Raw:

@@ -29,6 +29,8 @@ CREATE TABLE outbox (
     body    BLOB NOT NULL
 );
 
+CREATE INDEX outbox_by_session ON outbox (session);
+
 CREATE TABLE dead_letters (
     id      INTEGER PRIMARY KEY,
     session INTEGER NOT NULL,
@@ -36,9 +38,9 @@ CREATE TABLE dead_letters (
     reason  TEXT NOT NULL
 );
 
--- made = delivered + dropped + rows of outbox + rows of dead_letters, at every commit.
+-- made = delivered + dropped + rows of outbox + dead (rows of dead_letters), at every commit.
 -- `flushed`: the last row of the log that the table of sessions takes into account. `last_at` (ms): the time up to
 -- which the spans were made; it never goes back. `last_log`, `last_session`: erased ones, whose numbers are not given again.
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO counters VALUES ('made', 0), ('delivered', 0), ('dropped', 0), ('flushed', 0),
+INSERT INTO counters VALUES ('made', 0), ('delivered', 0), ('dead', 0), ('dropped', 0), ('flushed', 0),
     ('last_at', 0), ('last_log', 0), ('last_session', 0);

@@ -4,13 +4,15 @@
 `voice.*` is for what no convention has yet.
 """
 
+from typing import Final
+
 # Span names; a turn, a response and a tool add whose they are.
 SESSION = "voice_session"
 TURN = "invoke_agent"
 RESPONSE = "generate_content"
 TOOL = "execute_tool"
-USER_SPEECH = "user_speech"
-AGENT_SPEECH = "agent_speech"
+USER_SPEECH: Final = "user_speech"
+AGENT_SPEECH: Final = "agent_speech"
 
 # Grouping
 SESSION_ID = "session.id"
@@ -63,7 +65,6 @@ OBSERVATION_OUTPUT = "langfuse.observation.output"
 OBSERVATION_LEVEL = "langfuse.observation.level"
 OBSERVATION_STATUS_MESSAGE = "langfuse.observation.status_message"
 OBSERVATION_USAGE = "langfuse.observation.usage_details"
-OBSERVATION_MODEL = "langfuse.observation.model.name"
 COMPLETION_START = "langfuse.observation.completion_start_time"
 TRACE_NAME = "langfuse.trace.name"
 TRACE_TAGS = "langfuse.trace.tags"

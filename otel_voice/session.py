@@ -19,7 +19,7 @@ from otel_voice import spans
 from otel_voice.adapters import ADAPTERS, Adapter
 from otel_voice.conversation import QUIET_MS, SETTLE_MS, WORDS_MS, Conversation
 from otel_voice.sources import Arrived, Source, in_order
-from otel_voice.summary import Summary, Totals, latency_of
+from otel_voice.summary import Status, Summary, Totals, latency_of
 from otel_voice.trace import (
     PROVIDERS,
     UNANSWERED,
@@ -73,6 +73,7 @@ class Session:
         self.ended_t: float | None = None
         self.created_at: float | None = None
         self.last_at = 0.0
+        self.told_at = 0.0
         self.first_t: float | None = None
         self.last_t: float | None = None
         self.unnumbered = 0
@@ -103,9 +104,8 @@ class Session:
             self.trace.describe(self.id, new)
 
     def _hear_of_end(self, record: e.Ended, at: float) -> None:
-        """As a source's own session_end, but nobody's event. Where there is one source, `last_seq` is that one's."""
-        only = next(iter(self.sources)) if len(self.sources) == 1 else ""
-        name = record.source or only
+        """As a source's own session_end, but nobody's event."""
+        name = record.source or ""
         self.sources.setdefault(name, Source())
         end = e.SessionEnd(reason=record.reason, last_seq=record.last_seq)
         self.waiting.append(Arrived(name, None, f"{name}:end", at, at, end, counted=False))
@@ -180,8 +180,9 @@ class Session:
     def _tell(self, ordered: list[tuple[float, Arrived]]) -> None:
         for t, arrived in ordered:
             arrived.told = True
-            self._end_before(t)
+            self._end_before(t, arrived.at)
             self._fold(t, arrived)
+            self.told_at = max(self.told_at, arrived.at)
             if arrived.counted:
                 self.sources[arrived.source].tell(arrived.seq, t)
         self.waiting = [arrived for arrived in self.waiting if not arrived.told]
@@ -218,14 +219,14 @@ class Session:
             return
         settled = (turn.next_start or turn.start) + (WORDS_MS if turn.waits else SETTLE_MS)
         self._release_before(settled)
-        self._end_before(settled)
+        self._end_before(settled, at)
         self.conversation.settle(settled)
         if not turn.final:
             turn.waits, turn.settle_at = True, turn.settle_at + WORDS_MS - SETTLE_MS
         self._emit()
 
     def _quiet(self, at: float) -> None:
-        self._end_before(self.end + QUIET_MS)
+        self._end_before(self.end + QUIET_MS, at)
         self.conversation.finish_quiet()
         self._emit()
 
@@ -243,12 +244,17 @@ class Session:
 
     def _see_end(self, event: e.SessionEnd, t: float, arrived: Arrived) -> None:
         if event.last_seq is not None:
-            source = self.sources[arrived.source]
+            source = self._numbering(arrived)
             source.last_seq = max(source.last_seq, event.last_seq)
         hold = PAGE_CLOSED_HOLD_MS if event.reason in PROVISIONAL else SETTLE_MS
         due = arrived.at + hold + SETTLE_MS
         self.endings.append(Ending(t + hold, due, event.reason, arrived.source, arrived.seq))
         self.endings.sort(key=lambda ending: (*ending[:4], -1 if ending.seq is None else ending.seq))
+
+    def _numbering(self, arrived: Arrived) -> Source:
+        """The source whose last number an end tells: its own or, where it names none, the only one that numbers."""
+        numbering = [source for source in self.sources.values() if source.numbers.top >= 0]
+        return numbering[0] if not arrived.source and len(numbering) == 1 else self.sources[arrived.source]
 
     def _end(self, at: float) -> None:
         """Endings are due: all that was before them has come."""
@@ -259,15 +265,17 @@ class Session:
             if self.ended is None and self._stands(ending):
                 self._finish(ending.reason, ending.until)
 
-    def _end_before(self, t: float) -> None:
-        """By the events' own time: a session that ended before `t` is over before an event of `t` is told."""
+    def _end_before(self, t: float, at: float) -> None:
+        """By the events' own time: a session that ended before `t` is over before an event of `t` is told, which
+        arrived `at`. A sender's clock that is set forward makes nobody idle."""
         if self.ended is not None:
             return
         for ending in self.endings:
             if ending.until <= t and self._stands(ending):
                 self._finish(ending.reason, ending.until)
                 return
-        if self.last_t is not None and t >= self.last_t + self.idle_ms:
+        idle = at >= self.told_at + self.idle_ms - SETTLE_MS
+        if idle and self.last_t is not None and t >= self.last_t + self.idle_ms:
             self._finish("idle_timeout", self.last_t + self.idle_ms)
 
     def _stands(self, ending: Ending) -> bool:
@@ -278,6 +286,13 @@ class Session:
     def end_reason(self) -> str | None:
         """What the session's end was or, as far as it was said, will be."""
         return self.ended or next((ending.reason for ending in self.endings if self._stands(ending)), None)
+
+    @property
+    def status(self) -> Status:
+        """`closing`: it has ended unless its page comes back."""
+        if self.ended or any(ending.reason not in PROVISIONAL for ending in self.endings):
+            return "ended"
+        return "closing" if self.end_reason else "open"
 
     def _finish(self, reason: str, t: float) -> None:
         self.conversation.settle(t)
@@ -383,7 +398,7 @@ class Session:
 
     def summary(self) -> Summary:
         """The session as far as its events have been told."""
-        totals = copy.deepcopy(self.totals)
+        totals = self.totals.copy()
         for turn in self.conversation.open.values():
             totals.add_turn(turn)
         for tool in self.conversation.tools.values():
@@ -392,7 +407,7 @@ class Session:
         return Summary(
             session_id=self.id,
             trace_id=self.trace.id,
-            status="ended" if self.end_reason else "open",
+            status=self.status,
             end_reason=self.end_reason,
             started_at=self.start,
             ended_at=self.end if over or self.end_reason else None,

@@ -75,7 +75,8 @@ class Open:
             self.attempt(lambda: self._summarize(so_far))
         row = self.row or SessionRow(self.no, self.session.id, self.made, None, 0.0, "open", b"{}")
         if self.broken:
-            row = row._replace(status="broken", due=None)
+            # Due at once, so that the next start, with a version that may be mended, tries again.
+            row = row._replace(status="broken", due=0.0)
         return row._replace(made=self.made)
 
     def _summarize(self, so_far: bool) -> None:
@@ -210,7 +211,7 @@ class Sessions:
     async def create(self, new: e.NewSession, session_id: str) -> Open:
         """Makes a session; one that exists keeps what was first said of it. Raises Unavailable."""
         entry = await self._get(session_id)
-        if entry.session.new == e.NewSession():
+        if entry.session.new == e.NewSession() and (entry.new or new != e.NewSession()):
             await self._record(entry, e.Created(new))
         return entry
 

@@ -9,7 +9,6 @@ from msgspec import Struct, field
 
 from otel_voice.events import WireEvent
 
-
 # A source with more refused events than this is broken, and what it lost is a guess.
 REFUSED = 10_000
 

@@ -6,18 +6,22 @@ One thread writes; whatever asks at the same time shares one commit. What return
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import logging
 import math
+import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, TextIO, TypeVar
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
-VERSION = 1
+VERSION = 2
 FILE = "otel-voice.db"
 # A commit takes what came meanwhile; past this many bytes in the queue, new work is refused.
 GROUP = 1_000
@@ -147,8 +151,11 @@ class Store:
             self._writer.execute("BEGIN IMMEDIATE")
             results = [job.work(self._writer) for job in jobs]
             self._writer.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._writer.in_transaction:
+        except Exception as error:
+            # Whatever went wrong, nothing of it may be stored, and the thread must live to say so.
+            if not isinstance(error, sqlite3.Error):
+                log.exception("the store could not write")
+            with contextlib.suppress(sqlite3.Error):
                 self._writer.execute("ROLLBACK")
             self._loop.call_soon_threadsafe(self._fail, jobs, Unavailable(str(error)))
             return
@@ -198,6 +205,11 @@ class Store:
         return future
 
     # What can be written
+
+    @property
+    def ready(self) -> bool:
+        """It can take more."""
+        return self._thread.is_alive() and not self.full
 
     @property
     def full(self) -> bool:
@@ -262,6 +274,7 @@ class Store:
             if _delete(db, [row.id]):
                 dead = (row.session, row.body, reason)
                 db.execute("INSERT INTO dead_letters (session, body, reason) VALUES (?, ?, ?)", dead)
+                _count(db, "dead", 1)
 
         return self._submit(work)
 
@@ -273,8 +286,10 @@ class Store:
             while id_ is not None:
                 row = db.execute("DELETE FROM log WHERE id = ? RETURNING prev", (id_,)).fetchone()
                 id_ = row and row[0]
-            for sql in ("DELETE FROM outbox WHERE session = ?", "DELETE FROM dead_letters WHERE session = ?"):
-                _count(db, "dropped", db.execute(sql, (session,)).rowcount)
+            dropped = db.execute("DELETE FROM outbox WHERE session = ?", (session,)).rowcount
+            dead = db.execute("DELETE FROM dead_letters WHERE session = ?", (session,)).rowcount
+            _count(db, "dropped", dropped + dead)
+            _count(db, "dead", -dead)
             db.execute("DELETE FROM sessions WHERE no = ?", (session,))
             _at_least(db, "last_session", session)
             _at_least(db, "last_log", self._next_log - 1)
@@ -300,11 +315,8 @@ class Reader:
         self._db.close()
 
     def _all(self, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        with self._lock:
-            try:
-                return self._db.execute(sql, values).fetchall()
-            except sqlite3.Error as error:
-                raise Unavailable(str(error)) from error
+        with self._lock, _as_unavailable():
+            return self._db.execute(sql, values).fetchall()
 
     def session(self, id_: str) -> SessionRow | None:
         rows = self._sessions(f"{_SESSION} WHERE id = ?", (id_,))
@@ -329,17 +341,32 @@ class Reader:
         """A session's records in the log's order."""
         return [LogRow(*row) for row in self._all(_LOG_OF_SESSION, (session, session))]  # type: ignore[arg-type]
 
-    def pending(self, after: int, limit: int) -> list[Pending]:
-        sql = "SELECT id, session, body FROM outbox WHERE id > ? ORDER BY id LIMIT ?"
-        return [Pending(*row) for row in self._all(sql, (after, limit))]  # type: ignore[arg-type]
+    def pending(self, spans: int, size: int) -> list[Pending]:
+        """The first rows of the outbox: as many as `spans` and, past the first one, `size` bytes allow."""
+        rows: list[Pending] = []
+        with self._lock, _as_unavailable():
+            found = self._db.execute("SELECT id, session, body FROM outbox ORDER BY id LIMIT ?", (spans,))
+            for row in map(Pending._make, found):
+                size -= len(row.body)
+                if rows and size < 0:
+                    break
+                rows.append(row)
+            found.close()
+        return rows
 
     def counters(self) -> dict[str, int]:
         """made = delivered + pending + dead + dropped."""
-        sql = (
-            "SELECT name, value FROM counters UNION ALL SELECT 'pending', count(*) FROM outbox "
-            "UNION ALL SELECT 'dead', count(*) FROM dead_letters"
-        )
-        return dict(self._all(sql))  # type: ignore[arg-type]
+        counted: dict[str, int] = dict(self._all("SELECT name, value FROM counters"))  # type: ignore[arg-type]
+        counted["pending"] = counted["made"] - counted["delivered"] - counted["dead"] - counted["dropped"]
+        return counted
+
+
+@contextlib.contextmanager
+def _as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise Unavailable(str(error)) from error
 
 
 _SESSION = "SELECT no, id, made, due, started_at, status, coalesce(summary, x'') FROM sessions"
@@ -377,6 +404,9 @@ def check(directory: Path) -> None:
 
 
 def _open(path: Path, synchronous: str) -> sqlite3.Connection:
+    # Before SQLite makes it: the files beside it get the same mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    path.chmod(0o600)
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     try:
         _prepare(db, path, synchronous)
@@ -386,7 +416,6 @@ def _open(path: Path, synchronous: str) -> sqlite3.Connection:
     except BaseException:
         db.close()
         raise
-    path.chmod(0o600)
     return db
 
 
@@ -411,5 +440,5 @@ def _at_least(db: sqlite3.Connection, name: str, value: int) -> None:
 
 
 def _count(db: sqlite3.Connection, name: str, more: int) -> None:
-    if more > 0:
+    if more:
         db.execute("UPDATE counters SET value = value + ? WHERE name = ?", (more, name))

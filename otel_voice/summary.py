@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from otel_voice import semconv as s
 from otel_voice.turns import Tool, Turn
+
+Status = Literal["open", "closing", "ended"]
 
 
 class Latency(Struct):
@@ -21,7 +24,7 @@ class Summary(Struct):
 
     session_id: str
     trace_id: str
-    status: str
+    status: Status
     started_at: float
     end_reason: str | None = None
     ended_at: float | None = None
@@ -54,6 +57,9 @@ class Totals(Struct):
     tools_cancelled: int = 0
     latencies: list[float] = []
     usage: dict[str, int] = {}
+
+    def copy(self) -> Totals:
+        return structs.replace(self, latencies=[*self.latencies], usage={**self.usage})
 
     def add_turn(self, turn: Turn) -> None:
         self.turns += 1

@@ -17,6 +17,7 @@ from otel_voice.turns import Happening, Response, Speech, Tool, Turn
 # A span must stay well under the 4 MiB that a gRPC receiver takes, and carries its text in four forms.
 TEXT_LIMIT = 65_536
 NAME_LIMIT = 256
+TOOL_ERROR = "tool_error"
 UNANSWERED = "unanswered"
 CUT_MARK = " … [cut by otel_voice]"
 
@@ -186,8 +187,8 @@ class Trace:
             common[f"{s.TRACE_METADATA}.{key}"] = value
         self.common = {key: value for key, value in common.items() if value is not None}
         self.agent_name = new.agent_name
-        self.model = new.model
-        self.provider = PROVIDERS.get(new.provider, new.provider) if new.provider else None
+        self.model = new.model or self.model
+        self.provider = PROVIDERS.get(new.provider, new.provider) if new.provider else self.provider
 
     def span(
         self,
@@ -298,7 +299,7 @@ class Trace:
         return self.span("response", response.id, name, response.start, end, attributes, parent, response.error, CLIENT)
 
     def _speech(self, turn: Turn, speech: Speech) -> Span:
-        kind: Kind = "user_speech" if speech.who == "user" else "agent_speech"
+        kind: Kind = s.USER_SPEECH if speech.who == "user" else s.AGENT_SPEECH
         end = speech.end if speech.end is not None else speech.start
         heard = speech.heard_ms / 1000 if speech.heard_ms is not None else (end - speech.start) / 1000
         attributes: dict[str, Value | None] = {
@@ -316,6 +317,8 @@ class Trace:
         arguments = None if tool.arguments is UNSET else text_of(tool.arguments)
         outcome = None if tool.end is None or tool.cancelled else text_of(tool_outcome(tool))
         error_type, error = _tool_error(tool)
+        if error_type == TOOL_ERROR and not self.capture_content:
+            error = "the tool failed"
         attributes: dict[str, Value | None] = {
             s.OPERATION_NAME: s.TOOL,
             s.OBSERVATION_TYPE: "tool",
@@ -384,7 +387,7 @@ def _tool_error(tool: Tool) -> tuple[str | None, str | None]:
     if tool.end is None:
         return UNANSWERED, "no result came before the session ended"
     if tool.error is not UNSET:
-        return "tool_error", text_of(tool.error)[:1024]
+        return TOOL_ERROR, text_of(tool.error)[:1024]
     return None, None
 
 

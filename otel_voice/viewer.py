@@ -32,10 +32,9 @@ class Viewer:
         self._gate.app_only(request)
         limit = _limit(request.query_params.get("limit"))
         before = _cursor(request.query_params.get("before"))
-        await self._sessions.flush()
         rows = await asyncio.to_thread(self._store.reader.sessions, limit + 1, before)
         more, rows = len(rows) > limit, rows[:limit]
-        page = [Raw(self._sessions.summary_of(row)) for row in rows if row.summary]
+        page = [Raw(summary) for row in rows if (summary := self._sessions.summary_of(row))]
         return JSON({"sessions": page, "next": str(rows[-1].no) if more else None})
 
     async def summary(self, request: Request) -> Response:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar, cast
 
 import anyio
 import httpx
-from starlette.applications import Starlette
 
 from otel_voice.app import create_app
 from otel_voice.settings import Settings
@@ -79,7 +78,7 @@ class App:
 async def running(data_dir: Path, **settings: Any) -> AsyncIterator[App]:
     chosen = Settings(data_dir=data_dir, **{"token_key": TOKEN_KEY, **settings})
     clock = Clock()
-    app = cast("Starlette", create_app(chosen, clock))
+    app = create_app(chosen, clock)
     transport = httpx.ASGITransport(app, raise_app_exceptions=True)
     async with (
         app.router.lifespan_context(app),

@@ -82,7 +82,7 @@ class Outbox:
 
     @property
     def pending(self) -> list[Pending]:
-        return self.store.reader.pending(0, 10_000)
+        return self.store.reader.pending(10_000, 2**40)
 
     @property
     def ledger(self) -> tuple[int, int, int]:

@@ -253,7 +253,7 @@ async def test_the_ledger_adds_up_at_every_step(store: Store) -> None:
     await flushing(store, row(1), spans=(b"a", b"b", b"c", b"d"), flushed=2)
     await flushing(store, row(2), spans=(b"e", b"f"), flushed=2)
     assert ledger(store.reader) == (6, 0, 6, 0, 0)
-    a, b, c, *_ = store.reader.pending(0, 10)
+    a, b, c, *_ = store.reader.pending(10, 2**40)
     await store.delivered([a.id, b.id])
     assert ledger(store.reader) == (6, 2, 4, 0, 0)
     await store.delivered([a.id, b.id])
@@ -268,9 +268,13 @@ async def test_the_ledger_adds_up_at_every_step(store: Store) -> None:
 async def test_pending_spans_come_in_the_order_they_were_made(store: Store) -> None:
     await appending(store, 1, b"x")
     await flushing(store, row(1), spans=tuple(b"%d" % n for n in range(20)), flushed=1)
-    assert [each.body for each in store.reader.pending(0, 5)] == [b"0", b"1", b"2", b"3", b"4"]
-    fifth = store.reader.pending(0, 5)[-1].id
-    assert [each.body for each in store.reader.pending(fifth, 2)] == [b"5", b"6"]
+    assert [each.body for each in store.reader.pending(5, 2**40)] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_no_more_pending_spans_are_read_than_go_into_a_request_but_always_one(store: Store) -> None:
+    await appending(store, 1, b"x")
+    await flushing(store, row(1, made=4), spans=(b"x" * 100,) * 4, flushed=1)
+    assert [len(store.reader.pending(10, size)) for size in (1, 100, 200, 350, 400)] == [1, 1, 2, 3, 4]
 
 
 async def test_the_number_of_a_pending_span_is_never_given_again(tmp_path: Path) -> None:
@@ -279,7 +283,7 @@ async def test_the_number_of_a_pending_span_is_never_given_again(tmp_path: Path)
         async with opened(tmp_path) as store:
             await appending(store, 1, b"x")
             await flushing(store, row(1), spans=(b"a", b"b"), flushed=store.last_log + 1)
-            ids = [each.id for each in store.reader.pending(0, 10)]
+            ids = [each.id for each in store.reader.pending(10, 2**40)]
             await store.delivered(ids)
             seen += ids
     assert len(set(seen)) == 6
@@ -308,7 +312,7 @@ async def test_an_erased_session_leaves_no_trace_and_its_neighbours_stay(store: 
     await store.erase(1)
     assert (store.reader.session("session-1"), bodies(store.reader, 1)) == (None, [])
     assert bodies(store.reader, 2) == [b"1", b"3", b"5"]
-    assert store.reader.pending(0, 10) == []
+    assert store.reader.pending(10, 2**40) == []
 
 
 async def test_a_record_that_comes_with_the_erasure_does_not_bring_the_old_ones_back(store: Store) -> None:
