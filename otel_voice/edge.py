@@ -21,7 +21,7 @@ from otel_voice.tokens import Invalid, Tokens
 TIME_HEADER = "x-otel-voice-time"
 # A page's batch is a few kB; a day's leftovers of one page still fit.
 BODY_BYTES = 2**20
-INFLATED_BYTES = 8 * 2**20
+INFLATED_BYTES = 2 * 2**20
 
 
 class Rejected(Exception):
@@ -134,6 +134,13 @@ class Gate:
             raise Rejected(401, str(invalid)) from None
         if owner != session_id:
             raise Rejected(403, "token: it is for another session")
+
+    def fits(self, token: str, session_id: str) -> bool:
+        try:
+            self.page(token, session_id)
+        except Rejected:
+            return False
+        return True
 
     def page_or_app(self, request: Request, token: str | None, session_id: str) -> bool:
         """The app by its key (on loopback without one, by not being a page with a token), or the page by its token.

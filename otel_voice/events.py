@@ -6,6 +6,7 @@ Times are milliseconds since the epoch by the sender's clock. `seq` numbers a so
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -333,6 +334,10 @@ class Ended(Struct, tag="ended", tag_field="kind", omit_defaults=True):
 Record = Created | Accepted | Ended
 
 
+class _Anything(Struct):
+    """For whether it is JSON."""
+
+
 class _Numbered(Struct):
     seq: Seq | None = None
 
@@ -341,6 +346,7 @@ class _Numbered(Struct):
 _ESCAPE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
 )
+_TOKEN = re.compile(rb'"token"\s*:\s*"((?:[^"\\]|\\.){1,4096}+)"', re.DOTALL)
 # A string ends at the latest where the text does, so that a scan is linear whatever it is given.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _STRING_OR_BRACKET = re.compile(_STRING.pattern + rb"|[\[\]{}]", re.DOTALL)
@@ -392,6 +398,21 @@ def decode_envelope(body: bytes) -> Envelope:
     if len(envelope.events) > MAX_EVENTS:
         raise TooMany(f"events: at most {MAX_EVENTS} in a batch, got {len(envelope.events)}")
     return envelope
+
+
+def tokens_in(body: bytes) -> list[str]:
+    """What may be a batch's token, found without decoding it: whoever has none costs little."""
+    return [found[1].decode(errors="replace") for found in islice(_TOKEN.finditer(body), 16)]
+
+
+def check_json(body: bytes) -> None:
+    """Raises NotJSON."""
+    try:
+        msgspec.json.decode(body, type=_Anything)
+    except (msgspec.ValidationError, RecursionError):
+        return
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NotJSON(sentence(error, "body")) from None
 
 
 def _mended(body: bytes) -> bytes:

@@ -72,6 +72,9 @@ async def post(http: httpx.AsyncClient, export: Export, body: bytes) -> Answer:
 def judge(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     """The decision table."""
     reason = f"{status} {body[:300].decode(errors='replace')!r}" if body else str(status)
+    if 200 <= status < 300 and headers.get("content-type", "").startswith("text/html"):
+        # A page for people (Jaeger's own answers every path with one): nobody took a span there.
+        return Answer(Verdict.MISCONFIGURED, f"{status} with a web page: that is no OTLP receiver")
     if 200 <= status < 300:
         rejected = _rejected(headers, body)
         return Answer(Verdict.SPLIT, rejected) if rejected else Answer(Verdict.TAKEN)
@@ -89,7 +92,7 @@ def _rejected(headers: Mapping[str, str], body: bytes) -> str:
             response = json_format.Parse(body, ExportTraceServiceResponse(), ignore_unknown_fields=True)
         else:
             response = ExportTraceServiceResponse.FromString(body)
-    except (DecodeError, json_format.ParseError):  # a proxy's page; the status said that it was taken
+    except (DecodeError, json_format.ParseError):  # the status said that it was taken
         return ""
     partial = response.partial_success
     return (

@@ -85,9 +85,10 @@ class Receiver:
 
     async def events(self, request: Request) -> Response:
         session_id = canonical(request.path_params["id"])
-        envelope = decode_envelope(await body_of(request, BATCH_TYPES))
-        self._gate.page(bearer(request) or envelope.token, session_id)
+        body = await body_of(request, BATCH_TYPES)
+        self._authorize(request, body, session_id)
         self._admit()
+        envelope = decode_envelope(body)
         batch, rejected = self._sort(envelope)
         self._sessions.refused += len(rejected)
         if batch.events or batch.refused:
@@ -95,6 +96,15 @@ class Receiver:
         if not rejected:
             return Response(status_code=204)
         return JSON(Verdict(len(batch.events), rejected), 200 if batch.events else 422)
+
+    def _authorize(self, request: Request, body: bytes, session_id: str) -> None:
+        """Before anything is decoded. Raises Rejected: 400, 401, 403."""
+        found = bearer(request)
+        tokens = [found] if found else e.tokens_in(body)
+        if not any(self._gate.fits(token, session_id) for token in tokens):
+            if not tokens:
+                check_json(body)
+            self._gate.page(tokens[0] if tokens else None, session_id)
 
     def _sort(self, envelope: e.Envelope) -> tuple[e.Accepted, list[RejectedEvent]]:
         """What is taken, reduced to what may be kept, and a verdict for each event that is not."""
@@ -158,6 +168,13 @@ def _taken(raw: Raw, offset: float, latest: float) -> Raw:
         return raw
     event.message = allow.reduce(event.provider, event.dir, event.message) or {}
     return Raw(e.encode(event))
+
+
+def check_json(body: bytes) -> None:
+    try:
+        e.check_json(body)
+    except e.NotJSON as error:
+        raise Rejected(400, str(error)) from None
 
 
 def decode_envelope(body: bytes) -> e.Envelope:

@@ -324,7 +324,6 @@ async def test_a_reason_without_end_is_cut(
         Reply(202, b"", PROTOBUF),
         Reply(200, b"{}"),
         Reply(200, b"{}", PROTOBUF),
-        Reply(200, b"<html>queued</html>", {"Content-Type": "text/html"}),
         Reply(200, b"not JSON"),
         Reply(200, partial(0, "a warning"), PROTOBUF),
     ],
@@ -338,6 +337,15 @@ async def test_a_2xx_that_rejects_nothing_delivers_whatever_its_body_is(
     langfuse_server.answer_next(reply)
     await box.drain()
     assert (box.ledger, len(langfuse_server.requests)) == ((3, 0, 0), 1)
+
+
+async def test_a_web_page_has_taken_no_span(outbox: Callable[..., Outbox], langfuse_server: LangfuseServer) -> None:
+    box = outbox()
+    await box.fill(3)
+    page = Reply(200, b"<!doctype html>", {"Content-Type": "text/html; charset=utf-8"})
+    langfuse_server.answer_next(page, page)
+    await box.drain()
+    assert (box.ledger, len(langfuse_server.requests)) == ((3, 0, 0), 3)
 
 
 async def test_nothing_leaves_the_store_before_the_answer(
