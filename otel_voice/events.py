@@ -282,8 +282,8 @@ class Envelope(Struct):
 _TRACEPARENT = r"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z"
 
 
-class NewSession(Struct, omit_defaults=True):
-    """What the app's backend says of a session when it makes it."""
+class NewSession(Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """What the app's backend says of a session when it makes it; a misspelt field would be missed on every span."""
 
     session_id: str | None = None
     previous_session_id: Annotated[str, Meta(max_length=128)] | None = None

@@ -130,18 +130,14 @@ class Receiver:
         body = await body_of(request, BATCH_TYPES)
         ending = decoded(body or b"{}", e.EndRequest)
         by_page = self._gate.page_or_app(request, bearer(request) or ending.token, session_id)
-        summary = await self._summary(session_id)
+        summary = await self._sessions.summary(session_id)
         if summary is None and not by_page:
             raise Rejected(404, f"session {session_id} is not known")
         if summary is None or _goes_on(summary, ending.reason):
             self._admit()
             await self._sessions.accept(session_id, e.Ended(ending.reason, ending.last_seq, ending.source))
-            summary = await self._summary(session_id)
+            summary = await self._sessions.summary(session_id)
         return JSON(summary)
-
-    async def _summary(self, session_id: str) -> Summary | None:
-        looked = await self._sessions.look(session_id)
-        return looked and looked[1]
 
     async def erase(self, request: Request) -> Response:
         self._gate.app_only(request)

@@ -37,7 +37,7 @@ class Recording:
     def __init__(self, path: Path, provider: Provider) -> None:
         content = path.read_bytes()
         self.id = str(uuid.UUID(bytes=hashlib.sha256(content).digest()[:16]))
-        self.events = _events(_frames(content), provider)
+        self.events = _events(_frames(content, path), provider)
         if not self.events:
             raise BadRecording(f"{path}: it holds no message of {provider} that says anything")
 
@@ -64,14 +64,14 @@ class Recording:
         return session
 
 
-def _frames(content: bytes) -> list[Frame]:
+def _frames(content: bytes, path: Path) -> list[Frame]:
     frames = []
     for number, line in enumerate(content.splitlines(), 1):
         if line.strip():
             try:
                 frames.append(e.decode(line, Frame))
             except e.Refused as error:
-                raise BadRecording(f"line {number}: {error}") from None
+                raise BadRecording(f"{path}, line {number}: {error}") from None
     return frames
 
 

@@ -258,12 +258,10 @@ class Session:
 
     def _end(self, at: float) -> None:
         """Endings are due: all that was before them has come."""
-        due = [ending for ending in self.endings if ending.due <= at]
-        self.endings = [ending for ending in self.endings if ending.due > at]
-        for ending in due:
+        for ending in [ending for ending in self.endings if ending.due <= at]:
             self._release_before(ending.until)
-            if self.ended is None and self._stands(ending):
-                self._finish(ending.reason, ending.until)
+            self._end_before(ending.until, at)
+        self.endings = [ending for ending in self.endings if ending.due > at]
 
     def _end_before(self, t: float, at: float) -> None:
         """By the events' own time: a session that ended before `t` is over before an event of `t` is told, which

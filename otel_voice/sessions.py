@@ -335,6 +335,14 @@ class Sessions:
 
     # Reads
 
+    async def summary(self, session_id: str) -> Summary | None:
+        """The summary of all that came; None if nobody knows the session."""
+        entry = self._open.get(session_id)
+        if entry is not None and not entry.broken and not entry.new:
+            return entry.summary(so_far=True)
+        looked = await self.look(session_id)
+        return looked and looked[1]
+
     def summary_of(self, row: SessionRow) -> bytes:
         """A row's summary, with what came since it was written."""
         entry = self._open.get(row.id)

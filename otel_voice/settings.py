@@ -149,6 +149,11 @@ def _traces_url(env: Mapping[str, str]) -> str | None:
     if own := env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         return _url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", own)
     if common := env.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        if common.rstrip("/").endswith("/v1/traces"):
+            raise BadSetting(
+                "OTEL_EXPORTER_OTLP_ENDPOINT is the address to which /v1/traces is added: leave that out, "
+                "or use OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+            )
         return _url("OTEL_EXPORTER_OTLP_ENDPOINT", common).rstrip("/") + "/v1/traces"
     return None
 

@@ -376,9 +376,8 @@ def _exchange(turn: Turn, response: Response, said: str) -> tuple[list[Message],
     given = tool_messages(answered)
     if not given and turn.user.text:
         given = [chat_message("user", turn.user.text)]
-    if said:
-        return given, [chat_message("assistant", said)]
-    return given, tool_messages(called)[:1]
+    spoken = [chat_message("assistant", said)] if said else []
+    return given, [*tool_messages(called)[:1], *spoken]
 
 
 def _tool_error(tool: Tool) -> tuple[str | None, str | None]:

@@ -40,10 +40,10 @@ class Viewer:
     async def summary(self, request: Request) -> Response:
         session_id = canonical(request.path_params["id"])
         self._gate.page_or_app(request, bearer(request), session_id)
-        looked = await self._sessions.look(session_id)
-        if looked is None:
+        summary = await self._sessions.summary(session_id)
+        if summary is None:
             raise Rejected(404, f"session {session_id} is not known")
-        return JSON(looked[1])
+        return JSON(summary)
 
     async def spans(self, request: Request) -> Response:
         self._gate.app_only(request)

@@ -395,6 +395,59 @@ def test_a_turn_may_be_named_like_the_key_of_an_unnamed_one() -> None:
     assert len({span.span_id for span in spans}) == len(spans)
 
 
+def test_of_several_ends_that_fall_due_together_the_one_that_stands_holds() -> None:
+    session = Session(SESSION)
+    ends = [event("mark", 0, name="m"), event("session_end", 1, reason="page_closed")]
+    back = [event("mark", 2, name="m"), event("session_end", 3, reason="page_closed")]
+    session.apply(batch(*numbered([*ends, *back])), at=T0 + 3000)
+    session.advance(T0 + 60_000)
+    assert named(session.take(), "voice_session").attributes["voice.session.end_reason"] == "page_closed"
+
+
+def test_a_page_that_went_away_is_closing_until_its_hold_is_over() -> None:
+    session = Session(SESSION)
+    session.apply(batch({"seq": 0, **event("session_end", 0, reason="page_closed")}), at=T0)
+    assert session.so_far()[1].status == "closing"
+    session.advance(T0 + 60_000)
+    assert session.summary().status == "ended"
+
+
+def test_an_end_that_comes_before_its_events_counts_no_loss() -> None:
+    session = Session(SESSION)
+    session.apply(e.Ended("user_hangup", last_seq=3), at=T0)
+    session.apply(batch(*numbered([event("mark", 0, name="m")] * 4)), at=T0 + 50)
+    session.advance(T0 + 60_000)
+    root = named(session.take(), "voice_session")
+    assert (root.attributes["voice.events.received"], root.attributes["voice.events.lost"]) == (4, 0)
+
+
+def test_a_senders_clock_that_is_set_forward_ends_no_session() -> None:
+    session = Session(SESSION)
+    session.apply(batch({"seq": 0, **event("mark", 0, name="a")}), at=T0)
+    session.apply(batch({"seq": 1, **event("mark", 1900, name="b")}), at=T0 + 1000)
+    session.advance(T0 + 20_000)
+    assert session.ended is None
+
+
+def test_a_session_that_is_described_late_keeps_what_its_messages_said() -> None:
+    session = Session(SESSION)
+    message = {"serverContent": {"outputTranscription": {"text": "Hi"}}}
+    line = {"type": "provider_message", "provider": "gemini-live", "dir": "received", "message": message}
+    session.apply(batch({"seq": 0, **line, "ts": T0}), at=T0)
+    session.advance(T0 + 5_000)
+    session.apply(e.Created(e.NewSession(user_id="u")), at=T0 + 6_000)
+    assert session.summary().provider == "gcp.gemini"
+
+
+def test_a_tools_error_is_content_too() -> None:
+    session = Session(SESSION, capture_content=False)
+    lines = [event("tool_call", 1, call_id="a", name="x"), event("tool_result", 2, call_id="a", error="SECRET")]
+    session.apply(batch(*numbered(lines)), at=T0 + 2000)
+    session.advance(float("inf"))
+    tool = named(session.take(), "execute_tool x")
+    assert (tool.status, tool.status_message) == ("ERROR", "the tool failed")
+
+
 def test_the_senders_clock_is_corrected_by_its_own_estimate() -> None:
     session = Session(SESSION)
     line = {"seq": 0, **event("turn_complete", 0, turn_id="t1")}

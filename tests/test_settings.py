@@ -178,3 +178,8 @@ def test_an_address_with_a_password_is_refused_without_showing_it() -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("2.5", 2.5), ("600", 600), ("1000", 1), ("10000", 10)])
 def test_a_timeout_is_seconds_or_as_the_specification_has_it_milliseconds(text: str, seconds: float) -> None:
     assert export(**OTLP, OTEL_EXPORTER_OTLP_TIMEOUT=text).timeout == seconds
+
+
+def test_an_endpoint_that_has_the_path_already_is_refused() -> None:
+    with pytest.raises(BadSetting, match="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        read({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318/v1/traces"})
