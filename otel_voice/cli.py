@@ -75,22 +75,24 @@ def _parser() -> argparse.ArgumentParser:
 def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     for name, run, help_ in (
         ("serve", _serve, "run the receiver, the exporter and the read API"),
-        ("demo", _demo, "the same, with two recorded calls replayed into it"),
+        ("demo", _demo, "run the receiver as serve does, with two recorded calls replayed into it"),
     ):
-        command = commands.add_parser(name, help=help_, description=help_.capitalize() + ".")
+        command = commands.add_parser(name, help=help_, description=_sentence(help_))
         command.add_argument("--host", help="address to bind (default 127.0.0.1; others need OTEL_VOICE_API_KEY)")
         command.add_argument("--port", type=_port, help="port to bind (default 8770)")
-        command.add_argument("--data-dir", help="where the store lies")
+        command.add_argument(
+            "--data-dir", help="where the store lies (default ~/.local/share/otel-voice; the demo's is demo in it)"
+        )
         command.set_defaults(run=run)
 
 
 def _replay_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     help_ = "post a recorded provider session to a receiver, or print its spans"
-    command = commands.add_parser("replay", help=help_, description=help_.capitalize() + ".")
+    command = commands.add_parser("replay", help=help_, description=_sentence(help_))
     command.add_argument(
         "file", type=Path, help='a JSON line a frame: {"dir": "sent"|"received", "message": {…}, "ts": ms?}'
     )
-    command.add_argument("--provider", required=True, choices=PROVIDERS)
+    command.add_argument("--provider", required=True, choices=PROVIDERS, help="whose messages the file holds")
     command.add_argument(
         "--endpoint", help="the receiver's address, as http://127.0.0.1:8770; without one, print the spans"
     )
@@ -109,8 +111,10 @@ def _store_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         ("show", _show, "print a session's spans as a tree with durations"),
         ("resend", _resend, "map a session again from its log and send the same spans again"),
     ):
-        command = commands.add_parser(name, help=help_, description=help_.capitalize() + ".")
-        command.add_argument("--data-dir", help="where the store lies")
+        command = commands.add_parser(name, help=help_, description=_sentence(help_))
+        command.add_argument(
+            "--data-dir", help="where the store lies (default ~/.local/share/otel-voice; the demo's is demo in it)"
+        )
         command.set_defaults(run=run)
         if name != "sessions":
             command.add_argument("session", help="the session's id")
@@ -118,6 +122,10 @@ def _store_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]
             command.add_argument("--limit", type=int, default=50, help="at most so many (default 50)")
         if name != "resend":
             command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _sentence(help_: str) -> str:
+    return f"{help_[0].upper()}{help_[1:]}."
 
 
 def _port(text: str) -> int:
