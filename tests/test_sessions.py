@@ -419,6 +419,30 @@ async def test_what_is_accepted_while_its_session_is_erased_is_kept_whole_or_era
         assert second.names == ["invoke_agent"] * turns + ["voice_session"]
 
 
+async def test_a_session_that_cannot_be_mapped_harms_no_other_and_is_tried_again_at_the_next_start(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown, known = b'{"type":"from_a_later_version"}', b'{"type":"turn_complete","turn_id":"t"}'
+    async with started(tmp_path, clock) as first:
+        await first.sessions.accept("bad", e.Accepted([Raw(unknown)]))
+        await first.sessions.accept("good", Page("good", clock).batch(turn(1), END))
+        clock.now += 60
+        await first.sessions.tick()
+        assert sorted(first.names) == ["invoke_agent", "voice_session"]
+        row = first.store.reader.session("bad")
+        assert row is not None and row.status == "broken"
+        assert "session bad cannot be mapped" in caplog.text
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+        # As a version that knows the event would read it.
+        mend = "UPDATE log SET body = CAST(replace(CAST(body AS TEXT), ?, ?) AS BLOB)"
+        db.execute(mend, (unknown.decode(), known.decode()))
+        db.commit()
+    async with started(tmp_path, clock) as second:
+        clock.now += OVER
+        await second.sessions.tick()
+        assert sorted(second.names) == ["invoke_agent", "invoke_agent", "voice_session", "voice_session"]
+
+
 async def test_a_time_before_1970_stops_neither_its_session_nor_the_others(receiver: Receiver, clock: Clock) -> None:
     early = {**turn(0), "seq": 0, "ts": e.EARLIEST_MS}
     batch = e.Accepted([Raw(json.dumps(early).encode())], "page", e.Clock(offset=-(10.0**13)))
