@@ -90,12 +90,10 @@ class Store:
 
     def __init__(self, directory: Path, loop: asyncio.AbstractEventLoop, synchronous: str = "FULL") -> None:
         self._loop = loop
-        self._lock = lock(directory)
-        try:
+        with contextlib.ExitStack() as unless_opened:
+            self._lock = unless_opened.enter_context(lock(directory))
             self._writer = _open(directory / FILE, synchronous)
-        except BaseException:
-            self._lock.close()
-            raise
+            unless_opened.pop_all()
         self.reader = Reader(directory)
         self._heads: dict[int, int] = {}
         self._moved: dict[int, int] = {}
@@ -408,14 +406,13 @@ def _open(path: Path, synchronous: str) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     path.chmod(0o600)
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    try:
-        _prepare(db, path, synchronous)
-    except sqlite3.Error as error:
-        db.close()
-        raise Unavailable(f"{path} cannot be opened: {error}") from error
-    except BaseException:
-        db.close()
-        raise
+    with contextlib.ExitStack() as unless_prepared:
+        unless_prepared.callback(db.close)
+        try:
+            _prepare(db, path, synchronous)
+        except sqlite3.Error as error:
+            raise Unavailable(f"{path} cannot be opened: {error}") from error
+        unless_prepared.pop_all()
     return db
 
 
