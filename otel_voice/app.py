@@ -25,7 +25,7 @@ from otel_voice.exporter import Exporter, client
 from otel_voice.metrics import Metrics
 from otel_voice.otlp import Encoder
 from otel_voice.receiver import Receiver
-from otel_voice.sessions import Busy, Sessions
+from otel_voice.sessions import Busy, CannotMap, Sessions
 from otel_voice.settings import Settings
 from otel_voice.store import Store, Unavailable
 from otel_voice.tokens import Tokens, load_key
@@ -106,6 +106,10 @@ def _busy(request: Request, error: Exception) -> Response:
     )
 
 
+def _cannot_map(request: Request, error: Exception) -> Response:
+    return rejection(request, Rejected(500, str(error)))
+
+
 def _http(request: Request, error: Exception) -> Response:
     http = cast("HTTPException", error)
     return JSON({"error": http.detail.lower()}, http.status_code, dict(http.headers or {}))
@@ -115,6 +119,7 @@ EXCEPTIONS: dict[Any, Callable[[Request, Exception], Response]] = {
     Rejected: rejection,
     Unavailable: _unavailable,
     Busy: _busy,
+    CannotMap: _cannot_map,
     HTTPException: _http,
 }
 

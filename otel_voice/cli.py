@@ -27,7 +27,7 @@ from otel_voice.exporter import Verdict, client, joined, post
 from otel_voice.recording import BadRecording, Recording
 from otel_voice.replay import ReplayFailed, replay
 from otel_voice.session import Session
-from otel_voice.sessions import look, made
+from otel_voice.sessions import CannotMap, look, made
 from otel_voice.spans import session_id as canonical
 from otel_voice.store import Locked, Pending, Reader, SessionRow, Unavailable, check
 from otel_voice.summary import Summary
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except settings.BadSetting as error:
         print(f"otel-voice: {error}", file=sys.stderr)
         return 2
-    except (Failed, BadRecording, ReplayFailed, Locked, Unavailable) as error:
+    except (Failed, BadRecording, ReplayFailed, Locked, Unavailable, CannotMap) as error:
         print(f"otel-voice: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -119,10 +119,15 @@ class Gate:
         return hmac.compare_digest((bearer(request) or "").encode("latin-1"), self._key.encode())
 
     def app_only(self, request: Request) -> None:
-        """Raises Rejected: 401, 403."""
-        if not self.is_app(request):
-            status = 403 if bearer(request) else 401
-            raise Rejected(status, "authorization: this needs the API key, as `Bearer` followed by OTEL_VOICE_API_KEY")
+        """Raises Rejected: 401; 403 for a page, whose token is good but not for this."""
+        if self.is_app(request):
+            return
+        try:
+            self._tokens.session_of(bearer(request) or "", self._clock())
+        except Invalid:
+            sentence = "authorization: this needs the API key, as `Bearer` followed by OTEL_VOICE_API_KEY"
+            raise Rejected(401, sentence) from None
+        raise Rejected(403, "authorization: a session's token does not open this; it needs the API key")
 
     def page(self, token: str | None, session_id: str) -> None:
         """The token must be for this session. Raises Rejected: 401, 403."""

@@ -32,6 +32,10 @@ class Busy(Exception):
     """This session has too much under way; nothing of the request was stored."""
 
 
+class CannotMap(Exception):
+    """A defect of ours; one sentence."""
+
+
 class Open:
     """A session in memory, with what the store knows of it."""
 
@@ -368,10 +372,12 @@ class Sessions:
 
 
 def look(reader: Reader, session_id: str, capture: bool, now: float) -> tuple[list[spans.Span], Summary] | None:
-    """All spans of a session at `now` (ms), those not final yet marked open, and its summary."""
+    """All spans of a session at `now` (ms), those not final yet marked open, and its summary. Raises CannotMap."""
     row = reader.session(session_id)
     if row is None:
         return None
+    if row.status == "broken":
+        raise CannotMap(f"session {session_id} cannot be mapped by this version; its events are kept")
     session = Session(session_id, capture)
     replay(session, reader.log(row.no))
     session.advance(now)

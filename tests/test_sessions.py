@@ -23,7 +23,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 from otel_voice import events as e
 from otel_voice.otlp import Encoder
 from otel_voice.session import Session
-from otel_voice.sessions import Busy, Sessions, look, replay
+from otel_voice.sessions import Busy, CannotMap, Sessions, look, replay
 from otel_voice.store import FILE, Store, Unavailable
 from tests.real import spans_in, wait_for
 
@@ -431,6 +431,8 @@ async def test_a_session_that_cannot_be_mapped_harms_no_other_and_is_tried_again
         assert sorted(first.names) == ["invoke_agent", "voice_session"]
         row = first.store.reader.session("bad")
         assert row is not None and row.status == "broken"
+        with pytest.raises(CannotMap, match="session bad cannot be mapped by this version"):
+            await first.sessions.look("bad")
         assert "session bad cannot be mapped" in caplog.text
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
         # As a version that knows the event would read it.
