@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from otel_voice import bodies, spans
 from otel_voice import events as e
-from otel_voice import spans
 from otel_voice.adapters import allow
 from otel_voice.edge import JSON, Gate, Rejected, bearer, body_of, canonical
 from otel_voice.session import MAX_DURATION_MS, PROVISIONAL
@@ -100,7 +100,7 @@ class Receiver:
     def _authorize(self, request: Request, body: bytes, session_id: str) -> None:
         """Before anything is decoded. Raises Rejected: 400, 401, 403."""
         found = bearer(request)
-        tokens = [found] if found else e.tokens_in(body)
+        tokens = [found] if found else bodies.tokens_in(body)
         if not any(self._gate.fits(token, session_id) for token in tokens):
             if not tokens:
                 check_json(body)
@@ -115,7 +115,7 @@ class Receiver:
         for index, raw in enumerate(envelope.events):
             try:
                 batch.events.append(_taken(raw, offset, latest))
-            except e.Refused as refused:
+            except bodies.Refused as refused:
                 rejected.append(RejectedEvent(index, str(refused)))
                 if (seq := e.seq_of(raw)) is not None:
                     batch.refused.append(seq)
@@ -154,12 +154,12 @@ def _goes_on(summary: Summary, reason: str) -> bool:
 
 def _taken(raw: Raw, offset: float, latest: float) -> Raw:
     """An event as it is logged. Raises Refused."""
-    e.check(raw)
+    bodies.check(raw)
     event = e.decode_event(raw)
     if event.ts is not None and event.ts + offset > latest:
-        raise e.Refused("ts: it lies more than a day in the future")
+        raise bodies.Refused("ts: it lies more than a day in the future")
     if event.ts is not None and event.ts + offset < e.EARLIEST_MS:
-        raise e.Refused("ts: it lies before the year 2000; it is in milliseconds since the epoch")
+        raise bodies.Refused("ts: it lies before the year 2000; it is in milliseconds since the epoch")
     if not isinstance(event, e.ProviderMessage):
         return raw
     event.message = allow.reduce(event.provider, event.dir, event.message) or {}
@@ -168,25 +168,25 @@ def _taken(raw: Raw, offset: float, latest: float) -> Raw:
 
 def check_json(body: bytes) -> None:
     try:
-        e.check_json(body)
-    except e.NotJSON as error:
+        bodies.check_json(body)
+    except bodies.NotJSON as error:
         raise Rejected(400, str(error)) from None
 
 
 def decode_envelope(body: bytes) -> e.Envelope:
     try:
         return e.decode_envelope(body)
-    except e.TooMany as too_many:
+    except bodies.TooMany as too_many:
         raise Rejected(413, str(too_many)) from None
-    except e.Refused as refused:
+    except bodies.Refused as refused:
         raise Rejected(400, str(refused)) from None
 
 
-def decoded(body: bytes, type_: type[e.T]) -> e.T:
+def decoded(body: bytes, type_: type[bodies.T]) -> bodies.T:
     """Raises Rejected: 400 for what is no JSON, 422 for a field that is wrong."""
     try:
-        return e.decode(body, type_)
-    except e.NotJSON as error:
+        return bodies.decode(body, type_)
+    except bodies.NotJSON as error:
         raise Rejected(400, str(error)) from None
-    except e.Refused as error:
+    except bodies.Refused as error:
         raise Rejected(422, str(error)) from None

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from otel_voice import bodies
 from otel_voice import events as e
 from otel_voice.adapters.allow import Forward, Provider
 from otel_voice.session import Session
@@ -69,8 +70,8 @@ def _frames(content: bytes, path: Path) -> list[Frame]:
     for number, line in enumerate(content.splitlines(), 1):
         if line.strip():
             try:
-                frames.append(e.decode(line, Frame))
-            except e.Refused as error:
+                frames.append(bodies.decode(line, Frame))
+            except bodies.Refused as error:
                 raise BadRecording(f"{path}, line {number}: {error}") from None
     return frames
 

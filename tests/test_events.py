@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from otel_voice import bodies
 from otel_voice import events as e
 
 NEEDED: dict[str, dict[str, Any]] = {
@@ -39,7 +40,7 @@ def decoded(type_: str, **fields: Any) -> e.WireEvent:
 
 
 def refusal(type_: str, **fields: Any) -> str:
-    with pytest.raises(e.Refused) as refused:
+    with pytest.raises(bodies.Refused) as refused:
         decoded(type_, **fields)
     return str(refused.value)
 
@@ -57,7 +58,7 @@ def test_an_event_is_whole_with_what_its_type_needs(type_: str) -> None:
 def test_a_missing_field_is_named(type_: str, field: str) -> None:
     body = {"type": type_, **NEEDED[type_]}
     del body[field]
-    with pytest.raises(e.Refused, match=f"^{field}: it is missing$"):
+    with pytest.raises(bodies.Refused, match=f"^{field}: it is missing$"):
         e.decode_event(json.dumps(body).encode())
 
 
@@ -115,7 +116,7 @@ def test_a_value_out_of_bounds_is_named(type_: str, fields: dict[str, Any], begi
 
 @pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"9" * 5_000])
 def test_a_number_that_nothing_holds_is_refused(number: bytes) -> None:
-    with pytest.raises(e.Refused, match=r"^arguments"):
+    with pytest.raises(bodies.Refused, match=r"^arguments"):
         e.decode_event(b'{"type": "tool_call", "call_id": "c", "name": "n", "arguments": {"a": ' + number + b"}}")
 
 
@@ -129,7 +130,7 @@ def test_a_large_number_in_arguments_stays_as_it_is(number: float) -> None:
 
 @pytest.mark.parametrize("raw", [b"5", b"[]", b"null", b'"mark"', b"true"])
 def test_what_is_no_object_is_no_event(raw: bytes) -> None:
-    with pytest.raises(e.Refused, match=r"^event: expected `object`"):
+    with pytest.raises(bodies.Refused, match=r"^event: expected `object`"):
         e.decode_event(raw)
 
 
@@ -146,7 +147,7 @@ def test_what_is_no_object_is_no_event(raw: bytes) -> None:
     ],
 )
 def test_an_unknown_type_is_named(raw: bytes, said: str) -> None:
-    with pytest.raises(e.Refused) as refused:
+    with pytest.raises(bodies.Refused) as refused:
         e.decode_event(raw)
     assert str(refused.value) == said
 
@@ -169,7 +170,7 @@ def test_a_whole_emoji_is_left_alone() -> None:
 def test_a_batch_may_have_a_thousand_events_and_not_one_more() -> None:
     body = b'{"events": [' + b",".join([b"0"] * 1_000) + b"]}"
     assert len(e.decode_envelope(body).events) == 1_000
-    with pytest.raises(e.TooMany, match=r"^events: at most 1000 in a batch, got 1001$"):
+    with pytest.raises(bodies.TooMany, match=r"^events: at most 1000 in a batch, got 1001$"):
         e.decode_envelope(body.replace(b"[0", b"[0,0"))
 
 
@@ -180,28 +181,28 @@ def nested(levels: int) -> bytes:
 @pytest.mark.parametrize(("levels", "fine"), [(0, True), (63, True), (64, False), (900, False)])
 def test_an_event_nests_no_deeper_than_a_stack_can_bear(levels: int, fine: bool) -> None:
     if fine:
-        e.check(nested(levels))
+        bodies.check(nested(levels))
         return
-    with pytest.raises(e.Refused, match=r"^event: it nests deeper than 64 levels$"):
-        e.check(nested(levels))
+    with pytest.raises(bodies.Refused, match=r"^event: it nests deeper than 64 levels$"):
+        bodies.check(nested(levels))
 
 
 def test_an_event_is_no_larger_than_a_span_can_be() -> None:
-    e.check(b'"' + b"x" * (2**20 - 2) + b'"')
-    with pytest.raises(e.Refused, match=r"^event: at most 1048576 bytes$"):
-        e.check(b'"' + b"x" * (2**20 - 1) + b'"')
+    bodies.check(b'"' + b"x" * (2**20 - 2) + b'"')
+    with pytest.raises(bodies.Refused, match=r"^event: at most 1048576 bytes$"):
+        bodies.check(b'"' + b"x" * (2**20 - 1) + b'"')
 
 
 def test_many_brackets_side_by_side_are_not_deep() -> None:
-    e.check(b'{"junk": [' + b"[]," * 1_000 + b"[]]}")
+    bodies.check(b'{"junk": [' + b"[]," * 1_000 + b"[]]}")
 
 
 def test_an_event_that_nests_too_deeply_for_the_decoder_leaves_its_neighbours_whole() -> None:
     good = b'{"type": "mark", "name": "a [ b"}'
     events = e.decode_envelope(b'{"events": [' + good + b"," + nested(5_000) + b"," + good + b"]}").events
     assert [bytes(events[0]), bytes(events[2])] == [good, good]
-    with pytest.raises(e.Refused, match="deeper"):
-        e.check(events[1])
+    with pytest.raises(bodies.Refused, match="deeper"):
+        bodies.check(events[1])
 
 
 def test_what_was_logged_comes_back_as_it_was() -> None:
