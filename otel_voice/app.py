@@ -53,17 +53,18 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> St
             sessions = Sessions(store, encoder(settings), clock, settings.capture_content)
             await sessions.start()
             stack.push_async_callback(sessions.stop)
+            exporter = None
             if settings.export is not None:
                 http = await stack.enter_async_context(client(settings.export))
                 exporter = Exporter(store, settings.export, http, time.monotonic)
-                sessions.made = exporter.wake
+                sessions.on_made = exporter.wake
                 stack.push_async_callback(_stop, _background(app, exporter.run()))
             stack.push_async_callback(_stop, _background(app, sessions.run()))
             tokens = Tokens((settings.token_key or "").encode() or load_key(settings.data_dir))
             gate = Gate(settings, tokens, clock)
             app.router.routes += Receiver(sessions, store, tokens, gate, clock).routes()
             app.router.routes += Viewer(sessions, store, gate).routes()
-            app.router.routes += Metrics(sessions, store).routes()
+            app.router.routes += Metrics(sessions, store, exporter).routes()
             yield
 
     app = Starlette(

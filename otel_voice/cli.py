@@ -27,7 +27,7 @@ from otel_voice.exporter import Verdict, client, joined, post
 from otel_voice.recording import BadRecording, Recording
 from otel_voice.replay import ReplayFailed, replay
 from otel_voice.session import Session
-from otel_voice.sessions import CannotMap, look, made
+from otel_voice.sessions import CannotMap, look, made_spans
 from otel_voice.spans import session_id as canonical
 from otel_voice.store import Locked, Pending, Reader, SessionRow, Unavailable, check
 from otel_voice.summary import Summary
@@ -318,7 +318,7 @@ def _resend(arguments: argparse.Namespace) -> None:
     with _reader(arguments) as (reader, chosen):
         if chosen.export is None:
             raise Failed("there is nowhere to send to: set OTEL_EXPORTER_OTLP_ENDPOINT or the LANGFUSE_ keys")
-        spans = made(reader, session_id, chosen.capture_content)
+        spans = made_spans(reader, session_id, chosen.capture_content)
     if spans is None:
         raise Failed(f"session {session_id} is not in the store")
     if not spans:

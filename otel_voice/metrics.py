@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from otel_voice.exporter import Exporter
 from otel_voice.sessions import Sessions
 from otel_voice.store import Store
 
@@ -19,8 +20,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics(Collector):
-    def __init__(self, sessions: Sessions, store: Store) -> None:
-        self._sessions, self._store = sessions, store
+    def __init__(self, sessions: Sessions, store: Store, exporter: Exporter | None) -> None:
+        self._sessions, self._store, self._exporter = sessions, store, exporter
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -36,6 +37,8 @@ class Metrics(Collector):
         yield CounterMetricFamily("otel_voice_spans_dropped", "Spans the operator dropped, ever", counted["dropped"])
         yield GaugeMetricFamily("otel_voice_spans_pending", "Spans that wait for the next hop", counted["pending"])
         yield GaugeMetricFamily("otel_voice_spans_dead_letter", "Spans the next hop refused", counted["dead"])
+        failing = self._exporter is not None and self._exporter.last_error is not None
+        yield GaugeMetricFamily("otel_voice_export_failing", "1 while the next hop takes nothing", float(failing))
         yield GaugeMetricFamily("otel_voice_sessions_in_memory", "Sessions in memory", sessions.count)
         yield GaugeMetricFamily(
             "otel_voice_store_queued_bytes", "Bytes that wait to be written", self._store.queued_bytes

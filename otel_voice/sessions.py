@@ -118,7 +118,7 @@ class Sessions:
         self._applied = store.last_log
         self._last_at: float = store.last_at
         self._looked_at = clock() * 1000
-        self.made: Callable[[], None] = lambda: None
+        self.on_made: Callable[[], None] = lambda: None
         self.accepted = self.refused = 0
 
     @property
@@ -335,7 +335,7 @@ class Sessions:
             self._dirty = dirty | self._dirty
             return
         if kept:
-            self.made()
+            self.on_made()
 
     # Reads
 
@@ -372,26 +372,28 @@ class Sessions:
 
 
 def look(reader: Reader, session_id: str, capture: bool, now: float) -> tuple[list[spans.Span], Summary] | None:
-    """All spans of a session at `now` (ms), those not final yet marked open, and its summary. Raises CannotMap."""
-    row = reader.session(session_id)
-    if row is None:
+    """All spans of a session at `now` (ms), those not final yet marked open, and its summary; None if nobody knows it.
+    Raises CannotMap."""
+    if (row := reader.session(session_id)) is None:
         return None
-    if row.status == "broken":
-        raise CannotMap(f"session {session_id} cannot be mapped by this version; its events are kept")
-    session = Session(session_id, capture)
-    replay(session, reader.log(row.no))
-    session.advance(now)
+    session = _mapped(reader, row, capture, now)
     final = session.take()
     unfinished, summary = session.so_far()
     return final + unfinished, summary
 
 
-def made(reader: Reader, session_id: str, capture: bool) -> list[spans.Span] | None:
-    """The spans that went out of a session so far, mapped again from its log; None if nobody knows it."""
-    row = reader.session(session_id)
-    if row is None:
+def made_spans(reader: Reader, session_id: str, capture: bool) -> list[spans.Span] | None:
+    """The spans that went out of a session so far, mapped again from its log; None if nobody knows it.
+    Raises CannotMap."""
+    if (row := reader.session(session_id)) is None:
         return None
-    session = Session(session_id, capture)
+    return _mapped(reader, row, capture, float("inf")).take()[: row.made]
+
+
+def _mapped(reader: Reader, row: SessionRow, capture: bool, now: float) -> Session:
+    if row.status == "broken":
+        raise CannotMap(f"session {row.id} cannot be mapped by this version; its events are kept")
+    session = Session(row.id, capture)
     replay(session, reader.log(row.no))
-    session.advance(float("inf"))
-    return session.take()[: row.made]
+    session.advance(now)
+    return session

@@ -6,8 +6,8 @@ import gzip
 import json
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -102,3 +102,13 @@ def mark(name: str = "here", **fields: Any) -> Line:
 
 def zipped(batch: Line) -> bytes:
     return gzip.compress(json.dumps(batch).encode())
+
+
+@contextmanager
+def without(directory: Path, table: str) -> Iterator[None]:
+    """The disk as it were: writes to this table fail."""
+    db = sqlite3.connect(directory / FILE, isolation_level=None)
+    db.execute(f"ALTER TABLE {table} RENAME TO away")
+    yield
+    db.execute(f"ALTER TABLE away RENAME TO {table}")
+    db.close()

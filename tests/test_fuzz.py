@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from otel_voice import events as e
 from otel_voice.adapters.allow import ALLOW_LIST
 from otel_voice.otlp import Encoder
-from otel_voice.sessions import made
+from otel_voice.sessions import made_spans
 from otel_voice.store import Reader
 from tests.facts import everything, frames
 from tests.running import START_S, App, mark, running
@@ -247,7 +247,7 @@ class Session:
         spans = self.portal.call(lambda: self.app.spans(self.id))
         assert len([span for span in spans if not span.get("parent_span_id")]) == 1
         with closing(Reader(self.app.data_dir)) as reader:
-            assert all(len(ENCODER.request(span)) < LARGEST_SPAN for span in made(reader, self.id, True) or [])
+            assert all(len(ENCODER.request(span)) < LARGEST_SPAN for span in made_spans(reader, self.id, True) or [])
 
 
 bounded = settings(

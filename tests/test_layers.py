@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "edge": {"settings", "spans", "tokens"},
     "receiver": {"adapters", "bodies", "edge", "events", "session", "sessions", "spans", "store", "summary", "tokens"},
     "exporter": {"settings", "store"},
-    "metrics": {"sessions", "store"},
+    "metrics": {"exporter", "sessions", "store"},
     "viewer": {"edge", "sessions", "store"},
     "recording": {"adapters", "bodies", "events", "session"},
     "replay": {"events", "receiver", "recording", "summary"},

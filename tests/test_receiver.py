@@ -618,7 +618,8 @@ async def test_a_store_that_is_behind_says_503_early_and_takes_what_it_had_accep
             for _ in range(42):
                 group.start_soon(post)
             late = await once_full(app)
-    assert (late.status_code, late.headers["retry-after"]) == (503, "2")
+            ready = await app.client.get("/readyz")
+    assert (late.status_code, late.headers["retry-after"], ready.status_code) == (503, "2", 503)
     assert answers == [204] * 42
     assert (await app.post(mark())).status_code == 204
 

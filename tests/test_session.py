@@ -342,6 +342,15 @@ def test_an_event_after_the_end_moves_neither_start_nor_end() -> None:
     assert (session.summary().started_at, session.summary().duration_ms) == (T0, 0)
 
 
+def test_what_happened_after_the_end_is_after_it_though_the_end_came_late() -> None:
+    session = Session(SESSION)
+    session.apply(batch({"seq": 0, **event("session_end", 0)}), at=T0 + 1_900)
+    session.apply(batch({"seq": 0, **event("turn_complete", 2.5, turn_id="after")}, source="tracer"), at=T0 + 2_500)
+    session.advance(float("inf"))
+    root = named(session.take(), "voice_session")
+    assert (root.attributes["voice.events.received"], root.attributes["voice.turn.count"]) == (1, 0)
+
+
 def test_two_ends_of_the_same_moment_are_one_end() -> None:
     session = Session(SESSION)
     session.apply(batch({"seq": 0, **event("session_end", 1)}, event("session_end", 1)), at=T0 + 1000)

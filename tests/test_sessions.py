@@ -26,6 +26,7 @@ from otel_voice.session import Session
 from otel_voice.sessions import Busy, CannotMap, Sessions, look, replay
 from otel_voice.store import FILE, Store, Unavailable
 from tests.real import spans_in, wait_for
+from tests.running import without
 
 pytestmark = pytest.mark.anyio
 T0 = 1_790_000_000.0
@@ -125,16 +126,6 @@ async def pass_time(receiver: Receiver, clock: Clock, seconds: float, step: floa
     while clock.now < ends:
         clock.now = min(ends, clock.now + step)
         await receiver.sessions.tick()
-
-
-@contextlib.contextmanager
-def without(directory: Path, table: str) -> Iterator[None]:
-    """The disk as it were: writes to this table fail."""
-    db = sqlite3.connect(directory / FILE, isolation_level=None)
-    db.execute(f"ALTER TABLE {table} RENAME TO away")
-    yield
-    db.execute(f"ALTER TABLE away RENAME TO {table}")
-    db.close()
 
 
 @contextlib.contextmanager
@@ -443,6 +434,18 @@ async def test_a_session_that_cannot_be_mapped_harms_no_other_and_is_tried_again
         clock.now += OVER
         await second.sessions.tick()
         assert sorted(second.names) == ["invoke_agent", "invoke_agent", "voice_session", "voice_session"]
+
+
+async def test_where_the_clock_was_set_back_time_goes_on_at_half_its_pace(receiver: Receiver, clock: Clock) -> None:
+    await receiver.sessions.accept("s", Page("s", clock).batch(turn(1), END))
+    clock.now -= 3600
+    await receiver.sessions.tick()
+    clock.now += 7.9
+    await receiver.sessions.tick()
+    assert receiver.names == []
+    clock.now += 0.2
+    await receiver.sessions.tick()
+    assert sorted(receiver.names) == ["invoke_agent", "voice_session"]
 
 
 async def test_a_time_before_1970_stops_neither_its_session_nor_the_others(receiver: Receiver, clock: Clock) -> None:

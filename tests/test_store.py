@@ -8,13 +8,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from otel_voice.store import FILE, Append, Flush, Locked, LogRow, Reader, SessionRow, Store, Unavailable
 from tests.real import COLLECTOR_CONFIG
+from tests.running import without
 
 pytestmark = pytest.mark.anyio
 ROOT = COLLECTOR_CONFIG.parent
@@ -62,16 +63,6 @@ def ledger(reader: Reader) -> tuple[int, int, int, int, int]:
     made, *rest = (counted[name] for name in ("made", "delivered", "pending", "dead", "dropped"))
     assert made == sum(rest)
     return (made, rest[0], rest[1], rest[2], rest[3])
-
-
-@contextlib.contextmanager
-def without(directory: Path, table: str) -> Iterator[None]:
-    """The disk as it were: writes to this table fail."""
-    db = sqlite3.connect(directory / FILE, isolation_level=None)
-    db.execute(f"ALTER TABLE {table} RENAME TO away")
-    yield
-    db.execute(f"ALTER TABLE away RENAME TO {table}")
-    db.close()
 
 
 # The log
@@ -400,8 +391,20 @@ async def test_opening_what_is_no_store_is_unavailable_and_lets_go_of_the_folder
             Store(tmp_path, asyncio.get_running_loop())
 
 
-async def test_only_the_owner_can_read_the_store(store: Store, tmp_path: Path) -> None:
-    assert (tmp_path / FILE).stat().st_mode & 0o077 == 0
+async def test_only_the_owner_can_read_the_store_and_the_files_beside_it(store: Store, tmp_path: Path) -> None:
+    await appending(store, 1, b"x")
+    for beside in ("", "-wal", "-shm"):
+        assert (tmp_path / f"{FILE}{beside}").stat().st_mode & 0o077 == 0
+
+
+async def test_a_defect_in_a_write_is_loud_and_the_next_write_works(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Unavailable):
+        await store.flush(Flush([None], [], 0))  # type: ignore[list-item]
+    assert "the store could not write" in caplog.text
+    await appending(store, 1, b"x")
+    assert bodies(store.reader, 1) == [b"x"] and store.ready
 
 
 async def test_pages_of_sessions_follow_each_other_without_a_gap(store: Store) -> None:
