@@ -25,13 +25,16 @@ from otel_voice.exporter import Exporter, client
 from otel_voice.metrics import Metrics
 from otel_voice.otlp import Encoder
 from otel_voice.receiver import Receiver
-from otel_voice.sessions import Busy, CannotMap, Sessions
+from otel_voice.retention import Retention
+from otel_voice.sessions import SESSION_BYTES, Busy, CannotMap, Sessions, UsedUp
 from otel_voice.settings import Settings
 from otel_voice.store import Store, Unavailable
 from otel_voice.tokens import Tokens, load_key
 from otel_voice.viewer import Viewer
 
 log = logging.getLogger(__name__)
+# With the last requests' time before it, well under the 10 s that Docker grants.
+DRAIN_S = 5.0
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -47,19 +50,25 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> St
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            store = Store(settings.data_dir, asyncio.get_running_loop(), settings.synchronous)
+            max_bytes = settings.max_store_mib * 2**20
+            store = Store(settings.data_dir, asyncio.get_running_loop(), settings.synchronous, max_bytes)
+            store.on_damage = lambda damaged: _give_up(app, damaged)
             stack.push_async_callback(store.close)
+            stack.push_async_callback(_say_ledger, store)
             app.state.store = store
             sessions = Sessions(store, encoder(settings), clock, settings.capture_content)
             await sessions.start()
-            stack.push_async_callback(sessions.stop)
             exporter = None
             if settings.export is not None:
                 http = await stack.enter_async_context(client(settings.export))
                 exporter = Exporter(store, settings.export, http, time.monotonic)
                 sessions.on_made = exporter.wake
-                stack.push_async_callback(_stop, _background(app, exporter.run()))
+                stack.push_async_callback(_drain, exporter, _background(app, exporter.run()))
+            stack.push_async_callback(sessions.stop)
             stack.push_async_callback(_stop, _background(app, sessions.run()))
+            delivered = not settings.export_nothing
+            retention = Retention(store, sessions, clock, settings.retention_days, delivered)
+            stack.push_async_callback(_stop, _background(app, retention.run()))
             tokens = Tokens((settings.token_key or "").encode() or load_key(settings.data_dir))
             gate = Gate(settings, tokens, clock)
             app.router.routes += Receiver(sessions, store, tokens, gate, clock).routes()
@@ -94,7 +103,8 @@ async def _ok(request: Request) -> Response:
 
 async def _ready(request: Request) -> Response:
     store: Store = request.app.state.store
-    return PlainTextResponse("ok\n") if store.ready else PlainTextResponse("the store is behind\n", 503)
+    why = store.refuses
+    return PlainTextResponse("ok\n") if why is None else PlainTextResponse(f"{why}\n", 503)
 
 
 def _unavailable(request: Request, error: Exception) -> Response:
@@ -105,6 +115,10 @@ def _busy(request: Request, error: Exception) -> Response:
     return rejection(
         request, Rejected(429, "this session has too many requests under way; send it again", retry_after=1)
     )
+
+
+def _used_up(request: Request, error: Exception) -> Response:
+    return rejection(request, Rejected(403, f"this session has logged {SESSION_BYTES} bytes, as much as one may"))
 
 
 def _cannot_map(request: Request, error: Exception) -> Response:
@@ -120,6 +134,7 @@ EXCEPTIONS: dict[Any, Callable[[Request, Exception], Response]] = {
     Rejected: rejection,
     Unavailable: _unavailable,
     Busy: _busy,
+    UsedUp: _used_up,
     CannotMap: _cannot_map,
     HTTPException: _http,
 }
@@ -130,13 +145,32 @@ def _background(app: Starlette, work: Coroutine[Any, Any, None]) -> asyncio.Task
 
     def loud(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("a background task failed, stopping", exc_info=error)
-            app.state.failed = True
-            os.kill(os.getpid(), signal.SIGTERM)
+            _give_up(app, error)
 
     task = asyncio.create_task(work)
     task.add_done_callback(loud)
     return task
+
+
+def _give_up(app: Starlette, error: BaseException) -> None:
+    if not app.state.failed:
+        log.critical("cannot go on, stopping: %s", error, exc_info=error)
+        app.state.failed = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _drain(exporter: Exporter, task: asyncio.Task[None]) -> None:
+    """What is pending still goes out if the next hop takes it; what does not waits for the next start."""
+    exporter.stop()
+    await asyncio.wait({task}, timeout=DRAIN_S)
+    await _stop(task)
+
+
+async def _say_ledger(store: Store) -> None:
+    try:
+        log.info("stopped; %s", store.reader.ledger())
+    except Unavailable as error:
+        log.warning("stopped; the store cannot be read: %s", error)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

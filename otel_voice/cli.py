@@ -1,4 +1,4 @@
-"""otel-voice: serve | demo | replay | sessions | show | resend."""
+"""otel-voice: serve | demo | replay | sessions | show | resend | dead-letters | doctor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -29,13 +30,17 @@ from otel_voice.replay import ReplayFailed, replay
 from otel_voice.session import Session
 from otel_voice.sessions import CannotMap, look, made_spans
 from otel_voice.spans import session_id as canonical
-from otel_voice.store import Locked, Pending, Reader, SessionRow, Unavailable, check
+from otel_voice.store import DeadLetter, Locked, Pending, Reader, SessionRow, Unavailable, check, drop, retry
 from otel_voice.summary import Summary
 
 PROVIDERS = ("gemini-live", "openai-realtime")
 DEMO = (("gemini-live.jsonl", "gemini-live"), ("openai-realtime.jsonl", "openai-realtime"))
-# Streams of requests end within this after SIGTERM; what is pending goes out at the next start.
-GRACE_S = 10
+# Requests end within this after SIGTERM; then comes the drain.
+GRACE_S = 3
+# Each may hold 64 KiB in the server's buffers.
+CONNECTIONS = 5_000
+# A laptop's; what is delivered of the demo is no loss.
+DEMO_LIMITS = {"OTEL_VOICE_RETENTION_DAYS": "7", "OTEL_VOICE_MAX_STORE_MIB": "256"}
 
 
 class Failed(Exception):
@@ -69,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _serve_parser(commands)
     _replay_parser(commands)
     _store_parsers(commands)
+    _dead_letters_parser(commands)
     return parser
 
 
@@ -80,9 +86,7 @@ def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         command = commands.add_parser(name, help=help_, description=_sentence(help_))
         command.add_argument("--host", help="address to bind (default 127.0.0.1; others need OTEL_VOICE_API_KEY)")
         command.add_argument("--port", type=_port, help="port to bind (default 8770)")
-        command.add_argument(
-            "--data-dir", help="where the store lies (default ~/.local/share/otel-voice; the demo's is demo in it)"
-        )
+        _add_data_dir(command)
         command.set_defaults(run=run)
 
 
@@ -112,9 +116,7 @@ def _store_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         ("resend", _resend, "map a session again from its log and send the same spans again"),
     ):
         command = commands.add_parser(name, help=help_, description=_sentence(help_))
-        command.add_argument(
-            "--data-dir", help="where the store lies (default ~/.local/share/otel-voice; the demo's is demo in it)"
-        )
+        _add_data_dir(command)
         command.set_defaults(run=run)
         if name != "sessions":
             command.add_argument("session", help="the session's id")
@@ -122,6 +124,35 @@ def _store_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]
             command.add_argument("--limit", type=int, default=50, help="at most so many (default 50)")
         if name != "resend":
             command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _dead_letters_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    help_ = "the spans that the next hop refused for good: list, show, retry or drop them"
+    command = commands.add_parser("dead-letters", help=help_, description=_sentence(help_))
+    _add_data_dir(command)
+    command.set_defaults(run=_dead_letters)
+    command.add_argument("--json", action="store_true", help="print JSON")
+    doings = command.add_subparsers(title="what to do (list, if nothing is said)", metavar="DO")
+    for name, run, help_ in (
+        ("list", _dead_letters, "what they are, whose, and why they were refused"),
+        ("show", _show_dead_letter, "print one as OTLP JSON"),
+        ("retry", _retry_dead_letters, "send them again, when what was wrong with the next hop is mended"),
+        ("drop", _drop_dead_letters, "give them up; the ledger counts them as dropped by the operator"),
+    ):
+        doing = doings.add_parser(name, help=help_, description=_sentence(help_))
+        doing.set_defaults(run=run)
+        if name == "show":
+            doing.add_argument("number", type=int, help="its number in the list")
+        elif name != "list":
+            which = doing.add_mutually_exclusive_group(required=True)
+            which.add_argument("number", type=int, nargs="*", default=[], help="their numbers in the list")
+            which.add_argument("--all", action="store_true", help="all of them")
+
+
+def _add_data_dir(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data-dir", help="where the store lies (default ~/.local/share/otel-voice; the demo's is demo in it)"
+    )
 
 
 def _sentence(help_: str) -> str:
@@ -191,11 +222,15 @@ def _server(app: Starlette) -> uvicorn.Server:
         log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=GRACE_S,
+        limit_concurrency=CONNECTIONS,
     )
     return uvicorn.Server(config)
 
 
 def _run(app: Starlette, server: uvicorn.Server, listening: socket.socket) -> int:
+    # The connections that are let in, and the store's files, whatever a shell's usual limit is.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 2 * CONNECTIONS), most))
     # uvicorn raises the signal again once it has stopped in good order, and that is a success.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
@@ -206,7 +241,7 @@ def _run(app: Starlette, server: uvicorn.Server, listening: socket.socket) -> in
 def _demo(arguments: argparse.Namespace) -> int:
     own = str(settings.default_data_dir(os.environ) / "demo")
     directory = arguments.data_dir or os.environ.get("OTEL_VOICE_DATA_DIR") or own
-    chosen = settings.read(os.environ, arguments.host, arguments.port, directory)
+    chosen = settings.read({**DEMO_LIMITS, **os.environ}, arguments.host, arguments.port, directory)
     app = create_app(chosen)
     server, listening = _server(app), _listening(chosen)
     threading.Thread(
@@ -269,7 +304,7 @@ def _canonical(text: str) -> str:
         raise Failed(str(error)) from None
 
 
-# sessions, show, resend
+# sessions, show, resend, dead-letters
 
 
 @contextlib.contextmanager
@@ -337,6 +372,41 @@ async def _send(rows: list[Pending], export: settings.Export) -> None:
             if answer.verdict is not Verdict.TAKEN:
                 raise Failed(f"{export.url} did not take the spans: {answer.reason}; try again")
             rows = rows[len(batch) :]
+
+
+def _dead_letters(arguments: argparse.Namespace) -> None:
+    with _reader(arguments) as (reader, _):
+        letters = [display.Letter(letter) for letter in reader.dead_letters()]
+    if arguments.json:
+        print(display.json([letter.line for letter in letters]))
+    else:
+        display.letters(letters)
+
+
+def _show_dead_letter(arguments: argparse.Namespace) -> None:
+    with _reader(arguments) as (reader, _):
+        (letter,) = _chosen(reader, [arguments.number])
+    print(display.json(display.Letter(letter).whole))
+
+
+def _retry_dead_letters(arguments: argparse.Namespace) -> None:
+    with _reader(arguments) as (reader, chosen):
+        count = retry(chosen.data_dir, [letter.id for letter in _chosen(reader, arguments.number)])
+    print(f"{display.counted(count, 'dead letter')} will be sent again")
+
+
+def _drop_dead_letters(arguments: argparse.Namespace) -> None:
+    with _reader(arguments) as (reader, chosen):
+        count = drop(chosen.data_dir, [letter.id for letter in _chosen(reader, arguments.number)])
+    print(f"{display.counted(count, 'dead letter')} dropped")
+
+
+def _chosen(reader: Reader, numbers: Sequence[int]) -> list[DeadLetter]:
+    """Those with these numbers; without any, all."""
+    letters = {letter.id: letter for letter in reader.dead_letters()}
+    if missing := [number for number in numbers if number not in letters]:
+        raise Failed(f"there is no dead letter {missing[0]}; `otel-voice dead-letters` lists them")
+    return [letters[number] for number in numbers] if numbers else list(letters.values())
 
 
 if __name__ == "__main__":

@@ -14,12 +14,15 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from otel_voice import otlp
 from otel_voice import semconv as s
+from otel_voice.doctor import Finding
 from otel_voice.spans import Span
-from otel_voice.store import SessionRow
+from otel_voice.store import DeadLetter, SessionRow
 from otel_voice.summary import Summary
 
 TEXT_SHOWN = 100
+STATES = {"ok": "green", "look": "yellow", "mend": "red"}
 
 
 def json(value: object) -> str:
@@ -93,7 +96,7 @@ def _cells(of: Summary) -> list[str]:
     latency = of.user_bot_latency_ms
     errors = f" ({of.tool_error_count} failed)" if of.tool_error_count else ""
     return [
-        datetime.fromtimestamp(of.started_at / 1000).strftime("%Y-%m-%d %H:%M:%S"),
+        _moment(of.started_at),
         of.session_id,
         of.user_id or "",
         ", ".join(part for part in (of.agent_name, of.model) if part),
@@ -105,6 +108,62 @@ def _cells(of: Summary) -> list[str]:
         of.end_reason or of.status,
         str(of.events_lost or ""),
     ]
+
+
+class Letter:
+    """A dead letter as it is shown."""
+
+    def __init__(self, letter: DeadLetter) -> None:
+        self._letter, span = letter, otlp.first_span(letter.body)
+        self.line = {
+            "number": letter.id,
+            "refused_at": letter.at,
+            "session_id": letter.session_id,
+            "trace_id": span.trace_id.hex(),
+            "span_id": span.span_id.hex(),
+            "name": span.name,
+            "reason": letter.reason,
+        }
+
+    @property
+    def whole(self) -> dict[str, object]:
+        return {**self.line, "otlp": otlp.as_json(self._letter.body)}
+
+    @property
+    def cells(self) -> list[str]:
+        of = self._letter
+        return [str(of.id), _moment(of.at), of.session_id or "", str(self.line["name"]), of.reason]
+
+
+def letters(dead: list[Letter]) -> None:
+    console = _console()
+    if not dead:
+        console.print("no dead letters")
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("number", "refused", "session", "span", "reason"):
+        shown.add_column(name, no_wrap=name in ("number", "refused"), overflow="fold")
+    for letter in dead:
+        shown.add_row(*(Text(_printable(cell)) for cell in letter.cells))
+    console.print(shown)
+
+
+@contextlib.contextmanager
+def findings() -> Iterator[tuple[Callable[[Finding], None], Callable[[str], None]]]:
+    """The first prints a finding; the second says, on a terminal, what is waited for."""
+    console = _console()
+
+    def show(of: Finding) -> None:
+        mark, name, text = Text(f"{of.state:4}", style=STATES[of.state]), f"{of.name:9}", Text(_printable(of.text))
+        if console.is_terminal:
+            line = Table.grid(padding=(0, 2))
+            line.add_row(mark, name, text)
+            console.print(line)
+        else:
+            console.print(Text.assemble(mark, f"  {name}  ", text), soft_wrap=True)
+
+    with console.status("") as status:
+        yield show, status.update
 
 
 def tree(spans: list[Span], of: Summary) -> None:
@@ -141,6 +200,10 @@ def _label(span: Span, first: int) -> Text:
         if span.parent_span_id and (text := _content(span.attributes.get(key))):
             label.append(f"\n{mark} {text}", style="dim")
     return label
+
+
+def _moment(ms: float) -> str:
+    return datetime.fromtimestamp(ms / 1000).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _content(value: object) -> str:

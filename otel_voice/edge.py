@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -22,6 +24,12 @@ TIME_HEADER = "x-otel-voice-time"
 # A page's batch is a few kB; a day's leftovers of one page still fit.
 BODY_BYTES = 2**20
 INFLATED_BYTES = 2 * 2**20
+# A body takes no longer, or its sender is not sending.
+BODY_S = 30.0
+# Bodies in memory, in all; and requests that wait for their commit and answer: whoever comes on top of them would wait
+# longer than it takes to send again.
+IN_HAND_BYTES = 128 * 2**20
+UNDER_WAY = 256
 
 
 class Rejected(Exception):
@@ -47,28 +55,80 @@ def rejection(_: Request, error: Exception) -> Response:
     return JSON({"error": rejected.error}, rejected.status, headers)
 
 
+# How much
+
+
+class Load:
+    """What all requests together hold."""
+
+    def __init__(self, body_s: float = BODY_S) -> None:
+        self.body_s = body_s
+        self.bytes = self.under_way = 0
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[InHand]:
+        """One request's part of it, as long as it lasts. Raises Rejected: 503, early, before anything is read."""
+        if self.under_way >= UNDER_WAY or self.bytes > IN_HAND_BYTES:
+            raise Rejected(503, "the receiver has too much to do; send it again", retry_after=1)
+        part = InHand(self)
+        try:
+            yield part
+        finally:
+            part.release()
+
+
+class InHand:
+    def __init__(self, load: Load) -> None:
+        self._load, self._bytes, self._read = load, 0, False
+        self.body_s = load.body_s
+
+    def take(self, size: int) -> None:
+        """So many bytes more. Raises Rejected: 503."""
+        self._load.bytes += size
+        self._bytes += size
+        if self._load.bytes > IN_HAND_BYTES:
+            raise Rejected(503, "the receiver has too much to do; send it again", retry_after=1)
+
+    def work(self) -> None:
+        """The body is here: from now on it is us the sender waits for."""
+        self._load.under_way += 1
+        self._read = True
+
+    def release(self) -> None:
+        self._load.bytes -= self._bytes
+        self._load.under_way -= self._read
+
+
 # Bodies
 
 
-async def body_of(request: Request, types: tuple[str, ...]) -> bytes:
-    """The body, inflated, read no further than the limits. Raises Rejected: 400, 413, 415."""
+async def body_of(request: Request, types: tuple[str, ...], hand: InHand) -> bytes:
+    """The body, inflated, read no further than the limits. Raises Rejected: 400, 408, 413, 415, 503."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         raise Rejected(415, "content-encoding: must be gzip or none")
-    body = await _read(request)
+    body = await _read(request, hand)
     type_ = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if body and type_ not in types:
         raise Rejected(415, f"content-type: must be {' or '.join(types)}")
-    return _inflate(body) if encoding == "gzip" and body else body
+    if encoding == "gzip" and body:
+        body = _inflate(body)
+        hand.take(len(body))
+    hand.work()
+    return body
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, hand: InHand) -> bytes:
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_BYTES:
-                raise Rejected(413, f"body: at most {BODY_BYTES} bytes")
+        async with asyncio.timeout(hand.body_s):
+            async for chunk in request.stream():
+                hand.take(len(chunk))
+                body += chunk
+                if len(body) > BODY_BYTES:
+                    raise Rejected(413, f"body: at most {BODY_BYTES} bytes")
+    except TimeoutError:
+        raise Rejected(408, f"body: it was not there within {hand.body_s:g} s") from None
     except ClientDisconnect:
         # Nobody reads this answer; it keeps a page that went away out of the log of errors.
         raise Rejected(400, "body: the connection ended before it did") from None

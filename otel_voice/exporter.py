@@ -6,6 +6,7 @@ Rows are encoded requests; they are joined and never decoded. Nothing leaves the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import logging
 import random
@@ -20,6 +21,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from otel_voice.loud import OnceAMinute
 from otel_voice.settings import Export
 from otel_voice.store import Pending, Store, Unavailable
 
@@ -31,7 +33,10 @@ JOIN_SPANS = 512
 LONGEST_WAIT_S = 30.0
 # What the next hop asks for is granted up to this.
 LONGEST_ASKED_S = 300.0
-LOUD_EVERY_S = 60.0
+# Dead letters that are to be sent again come from another process, which cannot wake this one.
+IDLE_S = 5.0
+# What an answer has to say is short; the rest of a long one is not read.
+ANSWER_BYTES = 64 * 2**10
 # 500 too: Langfuse answers it when its own queue is down.
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 REFUSED = frozenset({400, 413, 422})
@@ -40,6 +45,7 @@ REFUSED = frozenset({400, 413, 422})
 class Verdict(Enum):
     TAKEN = "taken"
     RETRY = "retry"
+    LATE = "late"
     SPLIT = "split"
     MISCONFIGURED = "misconfigured"
 
@@ -58,15 +64,31 @@ def client(export: Export) -> httpx.AsyncClient:
 
 async def post(http: httpx.AsyncClient, export: Export, body: bytes) -> Answer:
     """One request; every way it can end is a verdict."""
-    headers = {"content-type": "application/x-protobuf", **export.headers}
+    # The answer as it is: nothing is to be unpacked here.
+    headers = {"content-type": "application/x-protobuf", "accept-encoding": "identity", **export.headers}
     if export.gzip:
         headers["content-encoding"] = "gzip"
         body = await asyncio.to_thread(gzip.compress, body, 1)
     try:
-        response = await http.post(export.url, content=body, headers=headers)
+        # All of it: a hop that sends a byte now and then would never meet the client's own time-outs.
+        async with asyncio.timeout(export.timeout):
+            async with http.stream("POST", export.url, content=body, headers=headers) as response:
+                return judge(response.status_code, response.headers, await _start_of(response))
+    except TimeoutError:
+        return Answer(Verdict.LATE, f"no answer within {export.timeout:g} s")
+    except httpx.TimeoutException as error:
+        return Answer(Verdict.LATE, f"{type(error).__name__}: no answer within {export.timeout:g} s")
     except httpx.HTTPError as error:
         return Answer(Verdict.RETRY, f"{type(error).__name__}: {error}".rstrip(": "))
-    return judge(response.status_code, response.headers, response.content)
+
+
+async def _start_of(response: httpx.Response) -> bytes:
+    body = b""
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) >= ANSWER_BYTES:
+            break
+    return body[:ANSWER_BYTES]
 
 
 def judge(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -115,10 +137,10 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def joined(rows: Sequence[Pending]) -> list[Pending]:
+def joined(rows: Sequence[Pending], spans: int = JOIN_SPANS) -> list[Pending]:
     """As many of the rows, from the first on, as go into one request."""
     size, count = 0, 0
-    for row in rows[:JOIN_SPANS]:
+    for row in rows[:spans]:
         size += len(row.body)
         if count and size > JOIN_BYTES:
             break
@@ -127,6 +149,9 @@ def joined(rows: Sequence[Pending]) -> list[Pending]:
 
 
 class Exporter:
+    """Drains the store for ever. `hurry` ends a wait between two attempts, `stop` the drain when nothing is pending any
+    more or the next hop fails."""
+
     def __init__(
         self,
         store: Store,
@@ -138,28 +163,47 @@ class Exporter:
     ) -> None:
         self._store, self._export, self._http = store, export, http
         self._clock, self._jitter, self._sleep = clock, jitter, sleep
-        self._work = asyncio.Event()
+        self._work, self._hurry = asyncio.Event(), asyncio.Event()
+        self._stopping = False
         self._failures = 0
-        self._loud_at = float("-inf")
+        self._said_failing_at: float | None = None
+        # A hop that is too slow for a large request may take a small one.
+        self._spans = JOIN_SPANS
+        self._failing, self._refused = OnceAMinute(clock), OnceAMinute(clock)
         self.last_error: str | None = None
 
     def wake(self) -> None:
         """There are new rows."""
         self._work.set()
 
+    def hurry(self) -> None:
+        """Somebody waits for what is pending: the next attempt is now."""
+        self._hurry.set()
+        self.wake()
+
+    def stop(self) -> None:
+        """`run` returns when nothing is pending, or at the first failure: what is left goes out next time."""
+        self._stopping = True
+        self.hurry()
+
     async def run(self) -> None:
-        """Drains for ever."""
         while True:
             self._work.clear()
-            if not await self.drain_once():
-                await self._work.wait()
+            if await self.drain_once():
+                if self._stopping and self._failures:
+                    return
+            elif self._stopping:
+                return
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._work.wait(), IDLE_S)
 
     async def drain_once(self) -> bool:
         """Sends one request's worth; False when nothing was pending."""
         try:
-            rows = await asyncio.to_thread(self._store.reader.pending, JOIN_SPANS, JOIN_BYTES)
+            rows = await asyncio.to_thread(self._store.reader.pending, self._spans, JOIN_BYTES)
         except Unavailable as error:
-            await self._wait(Answer(Verdict.RETRY, f"store: {error}"))
+            await self._fail(Answer(Verdict.RETRY, f"store: {error}"))
             return True
         if rows:
             await self._send(rows)
@@ -167,18 +211,22 @@ class Exporter:
 
     async def _send(self, rows: list[Pending]) -> None:
         answer = await post(self._http, self._export, b"".join(row.body for row in rows))
+        if answer.verdict in (Verdict.TAKEN, Verdict.SPLIT):
+            self._recover()
         if answer.verdict is Verdict.TAKEN:
             await self._stored(lambda: self._store.delivered([row.id for row in rows]))
-            self._failures, self.last_error = 0, None
+            self._spans = min(JOIN_SPANS, self._spans * 2)
         elif answer.verdict is Verdict.SPLIT and len(rows) > 1:
             half = len(rows) // 2
             await self._send(rows[:half])
             await self._send(rows[half:])
         elif answer.verdict is Verdict.SPLIT:
-            log.error("a span was refused and set aside: %s", answer.reason)
+            self._refused.say(log.error, "a span was refused, see `otel-voice dead-letters`: %s", answer.reason)
             await self._stored(lambda: self._store.set_aside(rows[0], answer.reason))
         else:
-            await self._wait(answer)
+            if answer.verdict is Verdict.LATE:
+                self._spans = max(1, len(rows) // 2)
+            await self._fail(answer)
 
     async def _stored(self, write: Callable[[], asyncio.Future[None]]) -> None:
         """The next hop has the rows already: to write that down is tried until the store can."""
@@ -186,16 +234,37 @@ class Exporter:
             try:
                 return await write()
             except Unavailable as error:
-                await self._wait(Answer(Verdict.RETRY, f"store: {error}"))
+                await self._fail(Answer(Verdict.RETRY, f"store: {error}"))
+                if self._stopping:
+                    return
 
-    async def _wait(self, answer: Answer) -> None:
+    def _recover(self) -> None:
+        if self._said_failing_at is not None:
+            log.info("export to %s works again after %.0f s", self._export.url, self._clock() - self._said_failing_at)
+        self._failures, self._said_failing_at, self.last_error = 0, None, None
+
+    async def _fail(self, answer: Answer) -> None:
+        """Says so, and waits; not while somebody waits for the end."""
         self._failures += 1
         self.last_error = answer.reason
-        now = self._clock()
-        if now - self._loud_at >= LOUD_EVERY_S:
-            self._loud_at = now
-            hint = " (this speaks of configuration: check the address and the keys)"
-            wrong = hint if answer.verdict is Verdict.MISCONFIGURED else ""
-            log.warning("export to %s fails, spans are kept: %s%s", self._export.url, answer.reason, wrong)
-        backoff = min(LONGEST_WAIT_S, 0.5 * 2 ** min(self._failures, 10)) * (0.5 + self._jitter() / 2)
-        await self._sleep(max(backoff, min(answer.retry_after or 0, LONGEST_ASKED_S)))
+        self._say(answer)
+        self._hurry.clear()
+        if not self._stopping:
+            backoff = min(LONGEST_WAIT_S, 0.5 * 2 ** min(self._failures, 10)) * (0.5 + self._jitter() / 2)
+            await self._wait(max(backoff, min(answer.retry_after or 0, LONGEST_ASKED_S)))
+
+    def _say(self, answer: Answer) -> None:
+        wrong = answer.verdict is Verdict.MISCONFIGURED
+        write = log.error if wrong else log.warning
+        hint = " (check the address and the keys: `otel-voice doctor` tells them apart)" if wrong else ""
+        line = "export to %s fails, spans are kept: %s%s"
+        if self._failing.say(write, line, self._export.url, answer.reason, hint) and self._said_failing_at is None:
+            self._said_failing_at = self._clock()
+
+    async def _wait(self, seconds: float) -> None:
+        waits = [asyncio.ensure_future(wait) for wait in (self._sleep(seconds), self._hurry.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()

@@ -29,20 +29,26 @@ class Metrics(Collector):
         return []
 
     def collect(self) -> Iterable[Metric]:
-        sessions, counted = self._sessions, self._store.reader.counters()
-        yield CounterMetricFamily("otel_voice_events_accepted", "Events stored since the start", sessions.accepted)
+        sessions, ledger = self._sessions, self._store.reader.ledger()
+        # accepted = mapped + open + erased
+        yield CounterMetricFamily("otel_voice_events_accepted", "Events that were accepted, ever", ledger.accepted)
+        yield CounterMetricFamily("otel_voice_events_mapped", "Events whose session has made its spans", ledger.mapped)
+        yield GaugeMetricFamily("otel_voice_events_open", "Events of sessions that go on", ledger.open)
+        yield CounterMetricFamily("otel_voice_events_erased", "Events erased before they were mapped", ledger.erased)
+        # made = delivered + pending + dead_letter + dropped
+        yield CounterMetricFamily("otel_voice_spans_made", "Spans made, ever", ledger.made)
+        yield CounterMetricFamily("otel_voice_spans_delivered", "Spans the next hop took, ever", ledger.delivered)
+        yield GaugeMetricFamily("otel_voice_spans_pending", "Spans that wait for the next hop", ledger.pending)
+        yield GaugeMetricFamily("otel_voice_spans_dead_letter", "Spans the next hop refused", ledger.dead)
+        yield CounterMetricFamily("otel_voice_spans_dropped", "Spans the operator dropped, ever", ledger.dropped)
         yield CounterMetricFamily("otel_voice_events_refused", "Events refused since the start", sessions.refused)
-        yield CounterMetricFamily("otel_voice_spans_made", "Spans made, ever", counted["made"])
-        yield CounterMetricFamily("otel_voice_spans_delivered", "Spans the next hop took, ever", counted["delivered"])
-        yield CounterMetricFamily("otel_voice_spans_dropped", "Spans the operator dropped, ever", counted["dropped"])
-        yield GaugeMetricFamily("otel_voice_spans_pending", "Spans that wait for the next hop", counted["pending"])
-        yield GaugeMetricFamily("otel_voice_spans_dead_letter", "Spans the next hop refused", counted["dead"])
         failing = self._exporter is not None and self._exporter.last_error is not None
         yield GaugeMetricFamily("otel_voice_export_failing", "1 while the next hop takes nothing", float(failing))
         yield GaugeMetricFamily("otel_voice_sessions_in_memory", "Sessions in memory", sessions.count)
-        yield GaugeMetricFamily(
-            "otel_voice_store_queued_bytes", "Bytes that wait to be written", self._store.queued_bytes
-        )
+        store = self._store
+        yield GaugeMetricFamily("otel_voice_store_queued_bytes", "Bytes that wait to be written", store.queued_bytes)
+        yield GaugeMetricFamily("otel_voice_store_used_bytes", "Bytes in use in the store", store.used_bytes)
+        yield GaugeMetricFamily("otel_voice_store_max_bytes", "Bytes from which on work is refused", store.max_bytes)
 
     def routes(self) -> list[Route]:
         return [Route("/metrics", self.metrics, methods=["GET"])]

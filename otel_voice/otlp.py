@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
+from typing import Any
 
+from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -33,6 +36,29 @@ class Encoder:
             resource_spans=[ResourceSpans(resource=self._resource, scope_spans=[spans])]
         )
         return request.SerializeToString(deterministic=True)
+
+
+def first_span(body: bytes) -> ProtoSpan:
+    """The span of an encoded request that holds one. Raises google.protobuf.message.DecodeError."""
+    return ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans[0]
+
+
+def as_json(body: bytes) -> dict[str, Any]:
+    """An encoded request in OTLP's JSON, whose ids are hex. Raises google.protobuf.message.DecodeError."""
+    document = json_format.MessageToDict(ExportTraceServiceRequest.FromString(body))
+    for resource in document.get("resourceSpans", []):
+        for scope in resource.get("scopeSpans", []):
+            for span in scope.get("spans", []):
+                _with_hex_ids(span)
+                for link in span.get("links", []):
+                    _with_hex_ids(link)
+    return document
+
+
+def _with_hex_ids(message: dict[str, Any]) -> None:
+    for key in ("traceId", "spanId", "parentSpanId"):
+        if key in message:
+            message[key] = base64.b64decode(message[key]).hex()
 
 
 def _span(span: Span) -> ProtoSpan:

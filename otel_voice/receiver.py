@@ -14,7 +14,7 @@ from starlette.routing import Route
 from otel_voice import bodies, spans
 from otel_voice import events as e
 from otel_voice.adapters import allow
-from otel_voice.edge import JSON, Gate, Rejected, bearer, body_of, canonical
+from otel_voice.edge import JSON, Gate, Load, Rejected, bearer, body_of, canonical
 from otel_voice.session import MAX_DURATION_MS, PROVISIONAL
 from otel_voice.sessions import Sessions
 from otel_voice.store import Store
@@ -55,6 +55,7 @@ class Receiver:
     ) -> None:
         self._sessions, self._store, self._tokens = sessions, store, tokens
         self._gate, self._clock = gate, clock
+        self._load = Load()
 
     def routes(self) -> list[Route]:
         return [
@@ -66,7 +67,10 @@ class Receiver:
 
     async def create(self, request: Request) -> Response:
         self._gate.app_only(request)
-        body = await body_of(request, ("application/json",))
+        with self._load.request() as hand:
+            return await self._create(request, await body_of(request, ("application/json",), hand))
+
+    async def _create(self, request: Request, body: bytes) -> Response:
         new = decoded(body or b"{}", e.NewSession)
         session_id = canonical(str(uuid.uuid4()) if new.session_id is None else new.session_id)
         self._admit()
@@ -85,7 +89,10 @@ class Receiver:
 
     async def events(self, request: Request) -> Response:
         session_id = canonical(request.path_params["id"])
-        body = await body_of(request, BATCH_TYPES)
+        with self._load.request() as hand:
+            return await self._events(request, await body_of(request, BATCH_TYPES, hand), session_id)
+
+    async def _events(self, request: Request, body: bytes, session_id: str) -> Response:
         self._authorize(request, body, session_id)
         self._admit()
         envelope = decode_envelope(body)
@@ -122,12 +129,15 @@ class Receiver:
         return batch, rejected
 
     def _admit(self) -> None:
-        if self._store.full:
-            raise Rejected(503, "the store is behind; send it again", retry_after=2)
+        if (why := self._store.refuses) is not None:
+            raise Rejected(503, f"{why}; send it again", retry_after=2)
 
     async def end(self, request: Request) -> Response:
         session_id = canonical(request.path_params["id"])
-        body = await body_of(request, BATCH_TYPES)
+        with self._load.request() as hand:
+            return await self._end(request, await body_of(request, BATCH_TYPES, hand), session_id)
+
+    async def _end(self, request: Request, body: bytes, session_id: str) -> Response:
         ending = decoded(body or b"{}", e.EndRequest)
         by_page = self._gate.page_or_app(request, bearer(request) or ending.token, session_id)
         summary = await self._sessions.summary(session_id)

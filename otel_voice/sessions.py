@@ -11,9 +11,11 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
+from itertools import islice
 
 from otel_voice import events as e
 from otel_voice import spans
+from otel_voice.loud import OnceAMinute
 from otel_voice.otlp import Encoder
 from otel_voice.session import Session
 from otel_voice.store import Append, Flush, LogRow, Reader, SessionRow, Store, Unavailable
@@ -26,10 +28,18 @@ TICK_S = 0.1
 LINGER_MS = 60_000.0
 # So many requests of one session may wait for their commit.
 IN_FLIGHT = 64
+# What a page may log in all; a call of half a day takes some 10 MiB.
+SESSION_BYTES = 64 * 2**20
+# Sessions are caches of their logs: beyond so many, the ones that nothing came for longest are read again when it does.
+IN_MEMORY = 20_000
 
 
 class Busy(Exception):
     """This session has too much under way; nothing of the request was stored."""
+
+
+class UsedUp(Exception):
+    """This session has logged as much as a session may."""
 
 
 class CannotMap(Exception):
@@ -43,6 +53,7 @@ class Open:
         self.no, self.session, self.new, self.made = no, session, new, made
         # A replay makes again what is in the outbox already.
         self.made_before = made
+        self.events = self.bytes = 0
         self.in_flight = 0
         # When time comes by, the next one last; an earlier one is put on top, so there are few.
         self.wakes: list[float] = []
@@ -81,7 +92,7 @@ class Open:
         if self.broken:
             # Due at once, so that the next start, with a version that may be mended, tries again.
             row = row._replace(status="broken", due=0.0)
-        return row._replace(made=self.made)
+        return row._replace(made=self.made, events=self.events)
 
     def _summarize(self, so_far: bool) -> None:
         summary, due = self.summary(so_far), self.session.due
@@ -94,6 +105,11 @@ class Open:
             status=summary.status,
             summary=e.encode(summary),
         )
+
+    def count(self, events: int, size: int) -> None:
+        """A record is in the log."""
+        self.events += events
+        self.bytes += size
 
 
 def replay(session: Session, rows: list[LogRow]) -> None:
@@ -119,7 +135,8 @@ class Sessions:
         self._last_at: float = store.last_at
         self._looked_at = clock() * 1000
         self.on_made: Callable[[], None] = lambda: None
-        self.accepted = self.refused = 0
+        self.refused = 0
+        self._cannot_write = OnceAMinute()
 
     @property
     def count(self) -> int:
@@ -152,6 +169,16 @@ class Sessions:
             if self._is_awaited(session_id, at):
                 await self._advance(session_id, no, now)
         await self.flush()
+        self._let_sleep()
+
+    def _let_sleep(self) -> None:
+        """Those that nothing came for longest leave the memory; an event or time brings them back."""
+        for session_id in list(islice(self._open, max(0, len(self._open) - IN_MEMORY))):
+            entry = self._open.pop(session_id)
+            if entry.broken or entry.new or self._in_use(entry):
+                self._open[session_id] = entry
+            elif entry.over_since is None:
+                self._asleep.add(session_id)
 
     def _is_awaited(self, session_id: str, at: float) -> bool:
         """Not when the session is over and out of memory, or was loaded anew since."""
@@ -220,7 +247,8 @@ class Sessions:
         return entry
 
     async def accept(self, session_id: str, batch: e.Accepted | e.Ended) -> Open:
-        """Logs and applies a batch; one for a session that nobody knows makes it. Raises Unavailable or Busy."""
+        """Logs and applies a batch; one for a session that nobody knows makes it. Raises Unavailable, Busy or
+        UsedUp."""
         entry = await self._get(session_id)
         await self._record(entry, batch)
         return entry
@@ -228,13 +256,17 @@ class Sessions:
     async def _record(self, entry: Open, record: e.Record) -> None:
         if entry.in_flight >= IN_FLIGHT:
             raise Busy
+        if entry.bytes >= SESSION_BYTES:
+            raise UsedUp
         at = self._now()
-        append = Append(entry.no, entry.session.id, entry.new, at, e.encode(record))
+        events = len(record.events) if isinstance(record, e.Accepted) else 0
+        append = Append(entry.no, entry.session.id, entry.new, at, e.encode(record), events)
         entry.in_flight += 1
         self._arrivals.append(at)
 
         def applied(log_id: int) -> None:
             self._leave(entry)
+            entry.count(events, len(append.body))
             self._apply(entry, record, at, log_id)
 
         # A page that goes away takes nothing back.
@@ -250,10 +282,10 @@ class Sessions:
     def _apply(self, entry: Open, record: e.Record, at: float, log_id: int) -> None:
         entry.new = False
         if not entry.erased:
+            # Last, as the one that something came for.
+            self._open.pop(entry.session.id, None)
             self._open[entry.session.id] = entry
         self._applied = log_id
-        if isinstance(record, e.Accepted):
-            self.accepted += len(record.events)
         if not entry.erased:
             entry.attempt(lambda: entry.session.apply(record, at))
             self._collect(entry)
@@ -280,6 +312,8 @@ class Sessions:
             rows = await asyncio.to_thread(self._store.reader.log, row.no)
             entry = Open(row.no, Session(session_id, self._capture), new=False, made=row.made)
             entry.row = row
+            for logged in rows:
+                entry.count(logged.events, len(logged.body))
             await asyncio.to_thread(entry.attempt, lambda: replay(entry.session, rows))
             self._collect(entry)
             self._schedule(entry)
@@ -328,7 +362,7 @@ class Sessions:
         try:
             await self._store.flush(flush)
         except Unavailable as error:
-            log.warning("the store cannot write, spans wait in memory: %s", error)
+            self._cannot_write.say(log.warning, "the store cannot write, spans wait in memory: %s", error)
             for entry, _ in made:
                 entry.made -= 1
             self._unsaved = made + self._unsaved
@@ -369,6 +403,14 @@ class Sessions:
 
     async def _store_erase(self, entry: Open) -> None:
         await self._store.erase(entry.no)
+
+    async def retire(self, no: int, session_id: str, delivered: bool) -> None:
+        """Lets go of a session that is past, unless something has come for it. Raises Unavailable."""
+        if session_id not in self._open and session_id not in self._under_way:
+            await asyncio.shield(self._begin(session_id, self._store_retire(no, delivered)))
+
+    async def _store_retire(self, no: int, delivered: bool) -> None:
+        await self._store.retire(no, delivered)
 
 
 def look(reader: Reader, session_id: str, capture: bool, now: float) -> tuple[list[spans.Span], Summary] | None:

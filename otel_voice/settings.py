@@ -12,6 +12,9 @@ from msgspec import Struct, field
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 SERVICE_NAME = "otel_voice"
 LANGFUSE_CLOUD = "https://cloud.langfuse.com"
+# What is delivered is kept so long, as long as there is room.
+RETENTION_DAYS = 30.0
+MAX_STORE_MIB = 1024
 
 
 class BadSetting(Exception):
@@ -37,8 +40,12 @@ class Settings(Struct, frozen=True):
     allowed_origins: tuple[str, ...] = ()
     capture_content: bool = True
     synchronous: str = "FULL"
+    retention_days: float = RETENTION_DAYS
+    max_store_mib: int = MAX_STORE_MIB
     resource: dict[str, str] = field(default_factory=lambda: {"service.name": SERVICE_NAME})
     export: Export | None = None
+    # The operator has said that spans go nowhere; without an address they wait for one.
+    export_nothing: bool = False
 
     @property
     def loopback(self) -> bool:
@@ -58,8 +65,11 @@ def read(
         allowed_origins=_origins(env),
         capture_content=_flag(env, "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", True),
         synchronous=_choice(env, "OTEL_VOICE_SYNCHRONOUS", "FULL", ("FULL", "NORMAL")),
+        retention_days=_number(env, "OTEL_VOICE_RETENTION_DAYS", RETENTION_DAYS, 1, 36_500),
+        max_store_mib=int(_number(env, "OTEL_VOICE_MAX_STORE_MIB", MAX_STORE_MIB, 16, 2**24)),
         resource=_resource(env),
-        export=_export(env),
+        export=export(env),
+        export_nothing=_choice(env, "OTEL_TRACES_EXPORTER", "otlp", ("otlp", "none")) == "none",
     )
     if settings.api_key is None and not settings.loopback:
         raise BadSetting(
@@ -119,7 +129,22 @@ def _resource(env: Mapping[str, str]) -> dict[str, str]:
     return {"service.name": SERVICE_NAME, **said, **named}
 
 
-def _export(env: Mapping[str, str]) -> Export | None:
+def _number(env: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:
+    text = env.get(name) or str(default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not least <= number <= most:
+        raise BadSetting(f"{name} must be a number from {least:g} to {most:g}, not {text!r}")
+    return number
+
+
+def export(env: Mapping[str, str]) -> Export | None:
+    """Where spans go, by OTEL_EXPORTER_OTLP_* or else by LANGFUSE_*; None where neither says so, or where
+    OTEL_TRACES_EXPORTER is none. Raises BadSetting."""
+    if _choice(env, "OTEL_TRACES_EXPORTER", "otlp", ("otlp", "none")) == "none":
+        return None
     url = _traces_url(env)
     if url is None:
         return _langfuse(env)
@@ -177,6 +202,8 @@ def _headers(env: Mapping[str, str]) -> dict[str, str]:
     headers = _pairs(_either(env, "HEADERS") or "")
     if headers is None:
         raise BadSetting("OTEL_EXPORTER_OTLP_HEADERS must be a list like name=value,name=value")
+    if not all(f"{name}{value}".isascii() and f"{name}{value}".isprintable() for name, value in headers.items()):
+        raise BadSetting("OTEL_EXPORTER_OTLP_HEADERS must hold printable ASCII characters only")
     return {name.lower(): value for name, value in headers.items()}
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import httpx
 import pytest
 
 from otel_voice import __version__
@@ -19,7 +20,7 @@ from otel_voice.store import FILE, Reader, lock
 from tests.facts import RECORDINGS
 from tests.real import COLLECTOR_CONFIG, LangfuseServer, Receiver, Reply, free_port, wait_for
 
-COMMANDS = ("serve", "demo", "replay", "sessions", "show", "resend")
+COMMANDS = ("serve", "demo", "replay", "sessions", "show", "resend", "dead-letters")
 BARGE_IN, TOOLS = RECORDINGS / "gemini_barge_in.jsonl", RECORDINGS / "openai_tool_round.jsonl"
 GEMINI = ("--provider", "gemini-live")
 FIRST, SECOND = "0af76519-16cd-43dd-8448-eb211c80319c", "second-call"
@@ -95,7 +96,7 @@ def test_every_command_says_how_it_is_used(run: Run, command: str) -> None:
 def test_the_help_lists_every_command(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    assert all(re.search(rf"^ +{command} ", out, re.MULTILINE) for command in COMMANDS)
+    assert all(re.search(rf"^ +{command}( |$)", out, re.MULTILINE) for command in COMMANDS)
 
 
 def test_the_version_is_the_packages(run: Run) -> None:
@@ -466,9 +467,79 @@ def test_a_data_directory_that_is_a_file_is_1_and_is_named(tmp_path: Path) -> No
     assert str(tmp_path / "file") in sentence(done.stderr)
 
 
-def test_a_damaged_store_is_1_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("no database " * 1000)
-    done = process("serve", "--port", free_port(), "--data-dir", tmp_path)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "not a database" in done.stderr
+def test_a_damaged_store_is_set_aside_with_a_message_and_a_new_one_begun(
+    receiver: Callable[..., Receiver], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / FILE).write_text("no database " * 1000)
+    running = receiver()
+    assert f"set aside as {FILE}.damaged-1" in running.log()
+    assert (data / f"{FILE}.damaged-1").read_text() == "no database " * 1000
+    assert httpx.post(f"{running.url}/v1/sessions", json={}).status_code == 201
+
+
+# dead-letters
+
+
+@pytest.fixture
+def dead(tmp_path: Path, langfuse_server: LangfuseServer, receiver: Callable[..., Receiver]) -> Path:
+    """A data directory that a receiver left behind, whose next hop refused every span of a session."""
+    langfuse_server.refuses, langfuse_server.refusal = lambda span: True, Reply(422, b"no \x1b[31mroom")
+    running = receiver(**langfuse_server.env)
+    options = ("--endpoint", running.url, "--session-id", FIRST, "--instant")
+    assert process("replay", BARGE_IN, *GEMINI, *options).returncode == 0
+    reader = Reader(running.data_dir)
+    wait_for(lambda: not reader.open_sessions(), 20, "the spans")
+    wait_for(lambda: not reader.ledger().pending, 20, "all of them to be refused")
+    reader.close()
+    running.stop()
+    return running.data_dir
+
+
+def test_dead_letters_are_listed_with_session_span_and_reason(run: Run, dead: Path) -> None:
+    code, out, err = run("dead-letters", "--data-dir", dead)
+    assert (code, err) == (0, "")
+    head, first, *_ = out.splitlines()
+    assert head.split() == ["number", "refused", "session", "span", "reason"]
+    assert FIRST in first and "422" in first and "\x1b" not in out
+    assert any("voice_session" in line for line in out.splitlines())
+
+
+def test_dead_letters_as_JSON_and_one_of_them_whole(run: Run, dead: Path) -> None:
+    listed = json.loads(run("dead-letters", "--json", "--data-dir", dead)[1])
+    assert {each["trace_id"] for each in listed} == {FIRST.replace("-", "")}
+    number, name = listed[0]["number"], listed[0]["name"]
+    whole = json.loads(run("dead-letters", "--data-dir", dead, "show", number)[1])
+    (span,) = whole["otlp"]["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert (span["name"], span["traceId"], span["spanId"]) == (name, listed[0]["trace_id"], listed[0]["span_id"])
+
+
+def test_dead_letters_that_are_retried_go_out_of_a_receiver_that_runs(
+    run: Run, dead: Path, langfuse_server: LangfuseServer, receiver: Callable[..., Receiver]
+) -> None:
+    names = sorted(each["name"] for each in json.loads(run("dead-letters", "--json", "--data-dir", dead)[1]))
+    langfuse_server.refuses = lambda span: False
+    receiver(**langfuse_server.env)
+    code, out, _ = run("dead-letters", "--data-dir", dead, "retry", "--all")
+    assert (code, out) == (0, f"{len(names)} dead letters will be sent again\n")
+    wait_for(lambda: len(langfuse_server.spans) == len(names), 15, "the spans")
+    assert sorted(span.name for span in langfuse_server.spans) == names
+    assert run("dead-letters", "--data-dir", dead)[1] == "no dead letters\n"
+
+
+def test_dead_letters_that_are_dropped_are_in_the_ledger(run: Run, dead: Path) -> None:
+    numbers = [each["number"] for each in json.loads(run("dead-letters", "--json", "--data-dir", dead)[1])]
+    assert run("dead-letters", "--data-dir", dead, "drop", *numbers[:2])[1] == "2 dead letters dropped\n"
+    reader = Reader(dead)
+    ledger = reader.counted_ledger()
+    reader.close()
+    assert ledger.adds_up
+    assert (ledger.dead, ledger.dropped) == (len(numbers) - 2, 2)
+
+
+@pytest.mark.parametrize("doing", ["show", "retry", "drop"])
+def test_a_dead_letter_that_is_none_is_1_and_nothing_is_done(run: Run, filled: Path, doing: str) -> None:
+    code, out, err = run("dead-letters", "--data-dir", filled, doing, 7)
+    assert (code, out) == (1, "")
+    assert "no dead letter 7" in sentence(err)

@@ -20,7 +20,7 @@ import pytest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from otel_voice.store import Reader
+from otel_voice.store import Ledger, Reader
 from tests.components.build import COLLECTOR
 from tests.conftest import binary_of
 from tests.facts import PREFIX, RECORDINGS, SHARED
@@ -276,7 +276,7 @@ def test_what_happened_while_the_collector_was_down_arrives_after_its_return(
     receiving = receiver(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{address}")
     call = call_of(FILES[0], str(uuid.uuid4()))
     replay(FILES[0], "--endpoint", receiving.url, "--session-id", call.session_id, "--instant")
-    wait_for(lambda: counters(receiving.data_dir)["pending"] == len(call.spans), 20, "all spans to wait")
+    wait_for(lambda: ledger_of(receiving.data_dir).pending == len(call.spans), 20, "all spans to wait")
 
     collector(OTEL_VOICE_COLLECTOR_HTTP=address, OTEL_VOICE_COLLECTOR_EXPORTERS=LANGFUSE, **langfuse.env)
     assert rows(map(received, spans_at(langfuse, call.trace_id))) == rows(call.spans)
@@ -327,10 +327,10 @@ def turn(turn_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def counters(data_dir: Path) -> dict[str, int]:
+def ledger_of(data_dir: Path) -> Ledger:
     reader = Reader(data_dir)
     try:
-        return reader.counters()
+        return reader.ledger()
     finally:
         reader.close()
 
@@ -401,12 +401,12 @@ def test_spans_that_went_out_before_a_kill_do_not_change_after_it(
     spans = spans_at(langfuse_server, page.trace_id)
     assert questions(identical_repeats(spans)) == [f"ask t{number}" for number in range(4)]
     ledger = wait_for(lambda: _settled(second.data_dir), 10, "nothing to be pending")
-    assert ledger["made"] == ledger["delivered"] == len({span.span_id for span in spans})
+    assert ledger.made == ledger.delivered == len({span.span_id for span in spans})
 
 
-def _settled(data_dir: Path) -> dict[str, int] | None:
-    found = counters(data_dir)
-    return None if found["pending"] else found
+def _settled(data_dir: Path) -> Ledger | None:
+    found = ledger_of(data_dir)
+    return None if found.pending else found
 
 
 def test_a_call_goes_on_over_a_kill_and_its_trace_is_whole(
@@ -431,11 +431,11 @@ def test_SIGTERM_ends_it_at_once_with_0_and_what_is_pending_goes_out_at_the_next
     first = receiver(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}")
     page = Page(first.url, idle_timeout_s=1)
     page.post(turn("t1"))
-    pending = wait_for(lambda: counters(first.data_dir)["pending"], 20, "spans to wait")
+    pending = wait_for(lambda: ledger_of(first.data_dir).pending, 20, "spans to wait")
     first.stop(5)
-    ledger = counters(first.data_dir)
-    assert (ledger["made"], ledger["delivered"], ledger["dead"]) == (ledger["pending"], 0, 0)
-    assert ledger["pending"] >= pending
+    ledger = ledger_of(first.data_dir)
+    assert (ledger.made, ledger.delivered, ledger.dead) == (ledger.pending, 0, 0)
+    assert ledger.pending >= pending
 
     receiver(first.port, **langfuse_server.env)
     assert questions(map(received, spans_at(langfuse_server, page.trace_id))) == ["ask t1"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -52,8 +54,8 @@ class Time:
 class Outbox:
     """A store with spans to send, an exporter for it, and what came of them."""
 
-    def __init__(self, store: Store, export: settings.Export, jitter: float = 1.0) -> None:
-        self.store, self.time = store, Time()
+    def __init__(self, store: Store, export: settings.Export, jitter: float, time: Time) -> None:
+        self.store, self.time = store, time
         self.http = client(export)
         self.exporter = Exporter(store, export, self.http, self.time.clock, lambda: jitter, self.time.sleep)
         self.names: list[str] = []
@@ -87,9 +89,9 @@ class Outbox:
     @property
     def ledger(self) -> tuple[int, int, int]:
         """Delivered, pending, dead; with what was dropped they are all that were made."""
-        counted = self.store.reader.counters()
-        assert counted["made"] == counted["delivered"] + counted["pending"] + counted["dead"] + counted["dropped"]
-        return counted["delivered"], counted["pending"], counted["dead"]
+        counted = self.store.reader.counted_ledger()
+        assert counted.adds_up
+        return counted.delivered, counted.pending, counted.dead
 
     def dead(self, directory: Path) -> list[tuple[str, str]]:
         """Names and reasons of the dead letters, in their order."""
@@ -116,8 +118,8 @@ async def outbox(tmp_path: Path, langfuse_server: LangfuseServer) -> AsyncIterat
     store = Store(tmp_path, asyncio.get_running_loop(), "NORMAL")
     made: list[Outbox] = []
 
-    def make(export: settings.Export | None = None, jitter: float = 1.0) -> Outbox:
-        made.append(Outbox(store, export or export_of(langfuse_server), jitter))
+    def make(export: settings.Export | None = None, jitter: float = 1.0, time: Time | None = None) -> Outbox:
+        made.append(Outbox(store, export or export_of(langfuse_server), jitter, time or Time()))
         return made[-1]
 
     yield make
@@ -171,7 +173,7 @@ async def test_no_answer_in_time_keeps_every_span(
     await box.exporter.drain_once()
     answers.set()
     assert box.ledger == (0, 2, 0)
-    assert "ReadTimeout" in str(box.exporter.last_error)
+    assert "no answer within 0.1 s" in str(box.exporter.last_error)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308, 401, 403, 404, 405, 410])
@@ -254,7 +256,126 @@ async def test_retry_after_is_honoured_within_reason(
     assert (box.time.slept, box.ledger) == ([waited], (1, 0, 0))
 
 
+async def test_a_hop_that_sends_a_byte_now_and_then_is_too_late_as_a_whole(outbox: Callable[..., Outbox]) -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1000):
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        writer.close()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    box = outbox(export_to(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces", timeout=0.3))
+    await box.fill(2)
+    async with asyncio.timeout(5):
+        await box.exporter.drain_once()
+    assert (box.ledger, box.exporter.last_error) == ((0, 2, 0), "no answer within 0.3 s")
+    server.close()
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    await box.fill(2)
+    langfuse_server.answer_next(Reply(200, b"\0" * 50_000_000, PROTOBUF))
+    before = tracemalloc_peak()
+    await box.exporter.drain_once()
+    assert tracemalloc_peak() - before < 10_000_000
+    assert box.ledger == (2, 0, 0)
+
+
+async def test_a_hop_that_is_too_late_for_a_large_request_is_asked_for_less_and_then_for_more_again(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box, never = outbox(export_of(langfuse_server, timeout=1.5)), threading.Event()
+    await box.fill(40)
+    langfuse_server.answer_next(Reply(200, hang_on=never), Reply(200, hang_on=never))
+    await box.drain()
+    never.set()
+    assert [len(request.spans) for request in langfuse_server.requests] == [40, 20, 10, 20, 10]
+    assert box.ledger == (40, 0, 0)
+
+
+async def test_what_works_again_is_said_once(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "otel_voice")
+    box = outbox()
+    await box.fill(2 * JOIN_SPANS)
+    langfuse_server.answer_next(503, 503)
+    await box.drain()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "works again after 3 s" in caplog.text
+
+
+# Hurry and stop
+
+
+class Patience(Time):
+    """Sleeping takes until somebody cuts it short."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await asyncio.Event().wait()
+
+
+async def test_a_wait_is_cut_short_for_somebody_who_is_in_a_hurry(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox(time=Patience())
+    await box.fill(2)
+    langfuse_server.answer_next(503)
+    running = asyncio.create_task(box.exporter.run())
+    await until(lambda: box.time.slept)
+    box.exporter.hurry()
+    await until(lambda: box.ledger == (2, 0, 0))
+    running.cancel()
+
+
+async def test_an_exporter_that_stops_sends_what_is_pending_first(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    await box.fill(3 * JOIN_SPANS)
+    box.exporter.stop()
+    await asyncio.wait_for(box.exporter.run(), 10)
+    assert box.ledger == (3 * JOIN_SPANS, 0, 0)
+
+
+async def test_an_exporter_that_stops_leaves_the_rest_at_the_first_failure(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox(time=Patience())
+    await box.fill(2 * JOIN_SPANS)
+    langfuse_server.answer_next(200, 503)
+    box.exporter.stop()
+    await asyncio.wait_for(box.exporter.run(), 10)
+    assert (box.ledger, box.time.slept) == ((JOIN_SPANS, JOIN_SPANS, 0), [])
+
+
+async def test_an_exporter_that_waits_for_a_better_time_stops_at_once(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox(time=Patience())
+    await box.fill(2)
+    langfuse_server.answer_next(503, 503)
+    running = asyncio.create_task(box.exporter.run())
+    await until(lambda: box.time.slept)
+    box.exporter.stop()
+    await asyncio.wait_for(running, 10)
+    assert box.ledger == (0, 2, 0)
+
+
 # Refused
+
+
+def tracemalloc_peak() -> int:
+    if not tracemalloc.is_tracing():
+        tracemalloc.start()
+    return tracemalloc.get_traced_memory()[1]
 
 
 def partial(rejected: int, message: str) -> bytes:
@@ -450,7 +571,7 @@ async def test_what_was_erased_while_it_was_sent_counts_as_dropped_once(
     await box.store.erase(1)
     answers.set()
     await draining
-    assert (box.ledger, box.store.reader.counters()["dropped"]) == ((0, 0, 0), 3)
+    assert (box.ledger, box.store.reader.ledger().dropped) == ((0, 0, 0), 3)
 
 
 async def test_an_idle_exporter_wakes_for_new_spans(

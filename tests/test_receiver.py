@@ -607,16 +607,16 @@ async def test_too_many_requests_of_one_session_get_429_and_the_others_are_taken
 
 async def test_a_store_that_is_behind_says_503_early_and_takes_what_it_had_accepted(app: App) -> None:
     words = [{"type": "mark", "name": "x", "junk": "y" * 900_000}] * 2
-    body = zipped({"source": "page", "token": app.token(), "events": words})
     answers: list[int] = []
 
-    async def post() -> None:
-        answers.append((await app.raw(body, content_encoding="gzip")).status_code)
+    async def post(session: str) -> None:
+        body = zipped({"source": "page", "token": app.token(session), "events": words})
+        answers.append((await app.raw(body, session, content_encoding="gzip")).status_code)
 
     async with anyio.create_task_group() as group:
         with busy_disk(app):
-            for _ in range(42):
-                group.start_soon(post)
+            for n in range(42):
+                group.start_soon(post, f"call-{n % 2}")
             late = await once_full(app)
             ready = await app.client.get("/readyz")
     assert (late.status_code, late.headers["retry-after"], ready.status_code) == (503, "2", 503)

@@ -8,12 +8,27 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from otel_voice.store import FILE, Append, Flush, Locked, LogRow, Reader, SessionRow, Store, Unavailable
+from otel_voice.store import (
+    FILE,
+    Append,
+    Damaged,
+    Flush,
+    Locked,
+    LogRow,
+    Reader,
+    SessionRow,
+    Store,
+    Unavailable,
+    drop,
+    retry,
+)
+from otel_voice.store.file import SUSPECT
 from tests.real import COLLECTOR_CONFIG
 from tests.running import without
 
@@ -59,10 +74,10 @@ def bodies(reader: Reader, session: int) -> list[bytes]:
 
 def ledger(reader: Reader) -> tuple[int, int, int, int, int]:
     """Made, delivered, pending, dead, dropped: they add up at every moment."""
-    counted = reader.counters()
-    made, *rest = (counted[name] for name in ("made", "delivered", "pending", "dead", "dropped"))
-    assert made == sum(rest)
-    return (made, rest[0], rest[1], rest[2], rest[3])
+    counted = reader.counted_ledger()
+    assert counted.adds_up
+    assert counted == reader.ledger()
+    return counted.made, counted.delivered, counted.pending, counted.dead, counted.dropped
 
 
 # The log
@@ -291,6 +306,154 @@ async def test_numbers_of_erased_sessions_and_records_are_never_given_again(tmp_
         assert bodies(store.reader, 8) == [b"new"]
 
 
+async def test_events_are_open_until_their_session_is_over_and_then_mapped(store: Store) -> None:
+    def events() -> tuple[int, int, int, int]:
+        counted = store.reader.counted_ledger()
+        assert counted.adds_up and counted == store.reader.ledger()
+        return counted.accepted, counted.mapped, counted.open, counted.erased
+
+    for n, count in enumerate((3, 2)):
+        await store.append(Append(1, "session-1", True, 1.0, b"x", count), lambda _: None, lambda: None)
+        assert events() == ((3, 0, 3, 0), (5, 0, 5, 0))[n]
+    await flushing(store, row(1)._replace(events=3), flushed=1)
+    assert events() == (5, 0, 5, 0)
+    await flushing(store, row(1, due=None)._replace(events=5), flushed=2)
+    assert events() == (5, 5, 0, 0)
+    await store.append(Append(1, "session-1", False, 1.0, b"late", 1), lambda _: None, lambda: None)
+    await flushing(store, row(1)._replace(events=6), flushed=3)
+    assert events() == (6, 5, 1, 0)
+    await store.erase(1)
+    assert events() == (6, 5, 0, 1)
+
+
+async def test_what_failed_to_be_stored_is_in_no_line_of_the_ledger(store: Store, tmp_path: Path) -> None:
+    with without(tmp_path, "log"), pytest.raises(Unavailable):
+        await store.append(Append(1, "session-1", True, 1.0, b"x", 7), lambda _: None, lambda: None)
+    await store.append(Append(1, "session-1", True, 1.0, b"x", 2), lambda _: None, lambda: None)
+    assert store.reader.counted_ledger() == store.reader.ledger()
+    assert store.reader.ledger().accepted == 2
+
+
+# Dead letters, as an operator treats them beside the process that writes
+
+
+async def refused(store: Store, *bodies: bytes) -> None:
+    await appending(store, 1, b"x")
+    await flushing(store, row(1), spans=bodies, flushed=store.last_log + 1)
+    for pending in store.reader.pending(100, 2**40):
+        await store.set_aside(pending, f"no {pending.body.decode()}")
+
+
+async def test_a_dead_letter_says_whose_it_is_why_and_when(store: Store) -> None:
+    await refused(store, b"a", b"b")
+    before, (first, second) = time.time() * 1000 - 10_000, store.reader.dead_letters()
+    assert (first.session_id, first.reason, first.body) == ("session-1", "no a", b"a")
+    assert store.reader.dead_letter(second.id) == second
+    assert before < first.at < before + 20_000
+    assert store.reader.dead_letter(99) is None
+
+
+async def test_dead_letters_that_are_tried_again_are_pending_after_the_others(store: Store, tmp_path: Path) -> None:
+    await refused(store, b"a", b"b", b"c")
+    await flushing(store, row(1), spans=(b"d",), flushed=9)
+    first, _, third = store.reader.dead_letters()
+    assert retry(tmp_path, [third.id, first.id, 99]) == 2
+    assert [each.body for each in store.reader.pending(10, 2**40)] == [b"d", b"c", b"a"]
+    assert [each.body for each in store.reader.dead_letters()] == [b"b"]
+    assert ledger(store.reader) == (4, 0, 3, 1, 0)
+
+
+async def test_dead_letters_that_are_dropped_are_gone_and_counted(store: Store, tmp_path: Path) -> None:
+    await refused(store, b"a", b"b", b"c")
+    assert drop(tmp_path, [letter.id for letter in store.reader.dead_letters()][:2]) == 2
+    assert ledger(store.reader) == (3, 0, 0, 1, 2)
+    await store.erase(1)
+    assert ledger(store.reader) == (3, 0, 0, 0, 3)
+
+
+# Spans of no session
+
+
+async def test_spans_can_be_put_from_any_thread(store: Store) -> None:
+    last = await asyncio.to_thread(lambda: store.put([b"a", b"b"]).result(5))
+    assert [each.body for each in store.reader.pending(10, 2**40)] == [b"a", b"b"]
+    assert (store.reader.is_pending(last), store.reader.is_pending(0)) == (True, False)
+    await store.delivered([each.id for each in store.reader.pending(10, 2**40)])
+    assert (store.reader.is_pending(last), ledger(store.reader)) == (False, (2, 2, 0, 0, 0))
+
+
+async def test_spans_that_could_not_be_put_say_so(store: Store, tmp_path: Path) -> None:
+    with without(tmp_path, "outbox"), pytest.raises(Unavailable):
+        await asyncio.to_thread(lambda: store.put([b"a"]).result(5))
+    assert ledger(store.reader) == (0, 0, 0, 0, 0)
+
+
+# Room
+
+
+async def test_a_store_that_holds_more_than_it_may_refuses_new_work_until_there_is_room(tmp_path: Path) -> None:
+    store = Store(tmp_path, asyncio.get_running_loop(), "NORMAL", max_bytes=2**20)
+    assert store.refuses is None
+    await appending(store, 1, b"x" * 2**20)
+    assert "the store is full (1 MiB)" in str(store.refuses)
+    await flushing(store, row(1, due=None), flushed=1)
+    await store.retire(1, True)
+    assert store.refuses is None
+    await store.close()
+
+
+async def past(store: Store, before: float = 2.0, delivered: bool = True) -> list[int]:
+    numbers, seen = [], 0
+    while True:
+        found, last = store.reader.past(seen, before, delivered)
+        numbers += [no for no, _ in found]
+        if last is None:
+            return numbers
+        seen = last
+
+
+async def test_only_sessions_that_are_over_old_and_delivered_are_past(store: Store, tmp_path: Path) -> None:
+    for n in range(1, 6):
+        await appending(store, n, b"x")
+    ended = [row(n, due=None) for n in range(1, 6)]
+    await flushing(store, ended[0], row(2), ended[2], ended[3], row(5, due=None, started_at=3.0), flushed=5)
+    await flushing(store, ended[2], spans=(b"pending",), flushed=5)
+    await flushing(store, ended[3], spans=(b"dead",), flushed=5)
+    *_, dead = store.reader.pending(10, 2**40)
+    await store.set_aside(dead, "no")
+    assert await past(store) == [1]
+    assert await past(store, delivered=False) == [1, 3]
+    assert await past(store, before=4.0) == [1, 5]
+
+
+async def test_every_session_is_looked_at_however_many_there_are(store: Store) -> None:
+    for n in range(1, 2502):
+        await appending(store, n, b"x") if n == 2501 else appending(store, n, b"x")
+    await flushing(store, *(row(n, due=None) for n in range(1, 2502)), flushed=2501)
+    assert await past(store) == list(range(1, 2502))
+
+
+async def test_a_session_that_has_gone_on_is_not_let_go_of(store: Store) -> None:
+    await appending(store, 1, b"x")
+    await flushing(store, row(1, due=None), flushed=1)
+    later = appending(store, 1, b"y", new=False)
+    await store.retire(1, True)
+    await later
+    assert bodies(store.reader, 1) == [b"x", b"y"]
+
+
+async def test_letting_go_of_delivered_sessions_leaves_the_ledger_as_it_is(store: Store) -> None:
+    await store.append(Append(1, "session-1", True, 1.0, b"x", 4), lambda _: None, lambda: None)
+    await flushing(store, row(1, due=None)._replace(events=4), spans=(b"a",), flushed=1)
+    await store.retire(1, True)
+    assert bodies(store.reader, 1) == [b"x"]
+    await store.delivered([each.id for each in store.reader.pending(10, 2**40)])
+    before = store.reader.ledger()
+    await store.retire(1, True)
+    assert (bodies(store.reader, 1), store.reader.session("session-1")) == ([], None)
+    assert store.reader.counted_ledger() == store.reader.ledger() == before
+
+
 # Erasure
 
 
@@ -384,11 +547,82 @@ async def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
             Store(tmp_path, asyncio.get_running_loop())
 
 
-async def test_opening_what_is_no_store_is_unavailable_and_lets_go_of_the_folder(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("not a database, however long one looks at it" * 100)
-    for _ in range(2):
-        with pytest.raises(Unavailable, match="not a database"):
-            Store(tmp_path, asyncio.get_running_loop())
+# Damage
+
+
+def damage(directory: Path, table: str) -> None:
+    """Overwrites the page that a table begins on."""
+    with contextlib.closing(sqlite3.connect(directory / FILE)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    with (directory / FILE).open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)
+
+
+async def test_what_is_no_database_is_set_aside_with_a_message_and_a_new_store_begun(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    junk = "not a database, however long one looks at it" * 100
+    for number in (1, 2):
+        (tmp_path / FILE).write_text(junk)
+        async with opened(tmp_path) as store:
+            await appending(store, 1, b"x")
+        aside = f"{FILE}.damaged-{number}"
+        assert (tmp_path / aside).read_text() == junk
+        assert "is damaged (" in caplog.text and f"set aside as {aside}" in caplog.text
+
+
+@pytest.mark.parametrize("table", ["counters", "log", "sessions"])
+async def test_a_store_damaged_where_every_start_looks_is_set_aside_at_the_start(tmp_path: Path, table: str) -> None:
+    async with opened(tmp_path) as store:
+        await appending(store, 1, b"x")
+    damage(tmp_path, table)
+    async with opened(tmp_path) as store:
+        assert store.reader.session("session-1") is None
+        await appending(store, 1, b"y")
+        assert bodies(store.reader, 1) == [b"y"]
+    assert (tmp_path / f"{FILE}.damaged-1").exists()
+
+
+async def test_damage_met_later_is_said_and_the_next_start_sets_the_file_aside(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await appending(store, 1, b"x")
+        await flushing(store, row(1), flushed=1)
+    damage(tmp_path, "outbox")
+    async with opened(tmp_path) as store:
+        heard: list[Damaged] = []
+        store.on_damage = heard.append
+        with pytest.raises(Damaged):
+            store.reader.pending(10, 2**40)
+        with pytest.raises(Damaged):
+            await flushing(store, row(1), spans=(b"y",), flushed=1)
+        assert len(heard) == 2
+    async with opened(tmp_path) as store:
+        assert store.reader.sessions(10) == []
+    assert not (tmp_path / SUSPECT).exists()
+    assert (tmp_path / f"{FILE}.damaged-1").exists()
+
+
+async def test_a_file_that_was_suspected_and_is_whole_is_kept(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await appending(store, 1, b"x")
+    (tmp_path / SUSPECT).touch()
+    async with opened(tmp_path) as store:
+        assert bodies(store.reader, 1) == [b"x"]
+    assert not (tmp_path / SUSPECT).exists()
+
+
+async def test_a_disk_that_fails_is_no_damage(store: Store, tmp_path: Path) -> None:
+    heard: list[Damaged] = []
+    store.on_damage = heard.append
+    with without(tmp_path, "log"), pytest.raises(Unavailable) as failure:
+        await appending(store, 1, b"x")
+    assert (failure.type, heard) == (Unavailable, [])
+
+
+# The file
 
 
 async def test_only_the_owner_can_read_the_store_and_the_files_beside_it(store: Store, tmp_path: Path) -> None:
@@ -404,7 +638,7 @@ async def test_a_defect_in_a_write_is_loud_and_the_next_write_works(
         await store.flush(Flush([None], [], 0))  # type: ignore[list-item]
     assert "the store could not write" in caplog.text
     await appending(store, 1, b"x")
-    assert bodies(store.reader, 1) == [b"x"] and store.ready
+    assert bodies(store.reader, 1) == [b"x"] and store.refuses is None
 
 
 async def test_pages_of_sessions_follow_each_other_without_a_gap(store: Store) -> None:
@@ -425,6 +659,6 @@ async def test_only_sessions_that_time_will_touch_are_open(store: Store) -> None
 
 async def test_too_much_to_write_is_said_early(store: Store) -> None:
     asked = [appending(store, 1, b"x" * 2**20) for _ in range(66)]
-    assert store.full
+    assert store.refuses == "the store is behind"
     await asyncio.gather(*asked)
-    assert not store.full
+    assert store.refuses is None

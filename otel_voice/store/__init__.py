@@ -1,0 +1,42 @@
+"""Store: the log, the sessions' rows, the outbox and the dead letters, in one SQLite file that only this package knows.
+
+`writer` has the one thread that writes, `reader` reads beside it, `file` opens the file and sets a damaged one aside,
+`dead_letters` is what an operator does to them.
+"""
+
+from otel_voice.store.dead_letters import drop, retry
+from otel_voice.store.file import FILE, lock
+from otel_voice.store.reader import Reader
+from otel_voice.store.rows import (
+    Append,
+    Damaged,
+    DeadLetter,
+    Flush,
+    Ledger,
+    Locked,
+    LogRow,
+    Pending,
+    SessionRow,
+    Unavailable,
+)
+from otel_voice.store.writer import Store, check
+
+__all__ = [
+    "FILE",
+    "Append",
+    "Damaged",
+    "DeadLetter",
+    "Flush",
+    "Ledger",
+    "Locked",
+    "LogRow",
+    "Pending",
+    "Reader",
+    "SessionRow",
+    "Store",
+    "Unavailable",
+    "check",
+    "drop",
+    "lock",
+    "retry",
+]

@@ -1,0 +1,128 @@
+"""The database file: claimed by one process, opened, prepared, and set aside where it is damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+from otel_voice.store.rows import Damaged, Locked, Unavailable
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+VERSION = 3
+FILE = "otel-voice.db"
+# Left by a process that met damage in the middle of its work: the next one reads the whole file before it trusts it.
+SUSPECT = FILE + ".suspect"
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# Readers hold the write-ahead log open; once they are gone it gives the disk back down to this.
+_WAL_BYTES = 64 * 2**20
+
+
+def unavailable(error: Exception) -> Unavailable:
+    """What went wrong in SQLite, as this package's own error."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return (Damaged if code in _DAMAGE else Unavailable)(str(error))
+
+
+@contextlib.contextmanager
+def as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise unavailable(error) from error
+
+
+def lock(directory: Path) -> TextIO:
+    """Claims a data directory, made if need be, for as long as the file is open. Raises Locked, or OSError."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = (directory / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise Locked(f"another otel-voice works on {directory}; stop it or choose another --data-dir") from None
+    return file
+
+
+def suspect(directory: Path) -> None:
+    """The next start is to read the whole file."""
+    with contextlib.suppress(
+        OSError
+    ):  # where even this cannot be written, the next start meets the damage as this one did
+        (directory / SUSPECT).touch()
+
+
+def open_(directory: Path, synchronous: str, look: Callable[[sqlite3.Connection], T]) -> tuple[sqlite3.Connection, T]:
+    """The file, ready to be written, and what `look` finds in it at the start. A damaged one is set aside and a new one
+    begun. Raises Locked, Unavailable."""
+    path = directory / FILE
+    try:
+        return _open(path, synchronous, look)
+    except Damaged as damaged:
+        aside = _set_aside(path)
+        log.critical(
+            "the store %s is damaged (%s): it was set aside as %s, and a new one is begun. What it had not delivered "
+            "does not go out; `sqlite3 %s .recover` may read what is left in it",
+            *(path, damaged, aside.name, aside),
+        )
+        return _open(path, synchronous, look)
+
+
+def _set_aside(path: Path) -> Path:
+    """With what SQLite keeps beside it, under a name that is free."""
+    names = (path.with_name(f"{FILE}.damaged-{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    path.with_name(SUSPECT).unlink(missing_ok=True)
+    return aside
+
+
+def _open(path: Path, synchronous: str, look: Callable[[sqlite3.Connection], T]) -> tuple[sqlite3.Connection, T]:
+    # Before SQLite makes it: the files beside it get the same mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    path.chmod(0o600)
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    with contextlib.ExitStack() as unless_prepared:
+        unless_prepared.callback(db.close)
+        try:
+            _prepare(db, path, synchronous)
+            _read_suspect(db, path)
+            found = look(db)
+        except sqlite3.Error as error:
+            raise type(unavailable(error))(f"{path} cannot be opened: {error}") from error
+        unless_prepared.pop_all()
+    return db, found
+
+
+def _prepare(db: sqlite3.Connection, path: Path, synchronous: str) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA synchronous = {synchronous}")
+    db.execute("PRAGMA busy_timeout = 5000")
+    db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        schema = files("otel_voice").joinpath("store", "schema.sql").read_text()
+        db.executescript(f"BEGIN; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
+    elif version != VERSION:
+        raise Locked(f"{path} was written by another version of otel-voice (schema {version}, this one has {VERSION})")
+
+
+def _read_suspect(db: sqlite3.Connection, path: Path) -> None:
+    """The whole file, where there is reason to. Raises Damaged."""
+    marker = path.with_name(SUSPECT)
+    if marker.exists():
+        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise Damaged(f"{path} cannot be used: {found}")
+        marker.unlink()

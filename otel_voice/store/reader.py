@@ -1,0 +1,174 @@
+"""Reader: what the store holds, read beside the process that writes it or without one."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from otel_voice.store.file import FILE, VERSION, as_unavailable
+from otel_voice.store.rows import Damaged, DeadLetter, Ledger, LogRow, Pending, SessionRow
+
+
+class Reader:
+    """Reads a data directory, from any thread. `on_damage` hears of a file that is no database any more."""
+
+    def __init__(self, directory: Path, on_damage: Callable[[Damaged], None] = lambda _: None) -> None:
+        path = directory / FILE
+        if not path.exists():
+            raise FileNotFoundError(f"there is no store in {directory}")
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        self._db = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA busy_timeout = 5000")
+        self._lock = threading.Lock()
+        self._on_damage = on_damage
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._lock, as_unavailable():
+                yield self._db
+        except Damaged as damaged:
+            self._on_damage(damaged)
+            raise
+
+    def _all(self, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        with self._reading() as db:
+            return db.execute(sql, values).fetchall()
+
+    def check(self) -> str | None:
+        """What is wrong with the file, None where nothing is; reads all of it. Raises Unavailable."""
+        with self._reading() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version != VERSION:
+                return f"it was written by another version of otel-voice (schema {version}, this one has {VERSION})"
+            found: str
+            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        return None if found == "ok" else found
+
+    # Sessions and their log
+
+    def session(self, id_: str) -> SessionRow | None:
+        rows = self._sessions(f"{_SESSION} WHERE id = ?", (id_,))
+        return rows[0] if rows else None
+
+    def by_number(self, numbers: Iterable[int]) -> list[SessionRow]:
+        return [row for no in numbers for row in self._sessions(f"{_SESSION} WHERE no = ?", (no,))]
+
+    def open_sessions(self) -> list[SessionRow]:
+        """Those to which time will do something."""
+        return self._sessions(f"{_SESSION} WHERE due IS NOT NULL")
+
+    def sessions(self, limit: int, before: int | None = None) -> list[SessionRow]:
+        """The latest made first, for a start may still move; `before` is the last `no` of the page before."""
+        page = f"{_SESSION} WHERE no < ? ORDER BY no DESC LIMIT ?"
+        return self._sessions(page, (2**62 if before is None else before, min(limit, 2**31)))
+
+    def _sessions(self, sql: str, values: Sequence[object] = ()) -> list[SessionRow]:
+        return [SessionRow(*row) for row in self._all(sql, values)]  # type: ignore[arg-type]
+
+    def log(self, session: int) -> list[LogRow]:
+        """A session's records in the log's order."""
+        return [LogRow(*row) for row in self._all(_LOG_OF_SESSION, (session, session))]  # type: ignore[arg-type]
+
+    def past(self, after: int, before: float, delivered: bool) -> tuple[list[tuple[int, str]], int | None]:
+        """Sessions (number, id) that may be let go of: over, begun before the time `before` (ms), none of their spans a
+        dead letter or, with `delivered`, pending. Looks at the 1,000 after the number `after`, and says which was the
+        last; None when there are no more."""
+        with self._reading() as db:
+            seen = db.execute("SELECT no, id, started_at FROM sessions WHERE no > ? ORDER BY no LIMIT 1000", (after,))
+            rows: list[tuple[int, str, float]] = seen.fetchall()
+            old = [(no, id_) for no, id_, started_at in rows if started_at < before]
+            past = [(no, id_) for no, id_ in old if db.execute(IS_PAST, (no, not delivered)).fetchone()]
+        return past, rows[-1][0] if rows else None
+
+    # Spans on their way
+
+    def pending(self, spans: int, size: int) -> list[Pending]:
+        """The first rows of the outbox: as many as `spans` and, past the first one, `size` bytes allow."""
+        rows: list[Pending] = []
+        with self._reading() as db:
+            found = db.execute("SELECT id, session, body FROM outbox ORDER BY id LIMIT ?", (spans,))
+            for row in map(Pending._make, found):
+                size -= len(row.body)
+                if rows and size < 0:
+                    break
+                rows.append(row)
+            found.close()
+        return rows
+
+    def is_pending(self, up_to: int) -> bool:
+        """Whether a row of the outbox up to this one still waits."""
+        return bool(self._all("SELECT 1 FROM outbox WHERE id <= ? LIMIT 1", (up_to,)))
+
+    def dead_letters(self, limit: int = -1) -> list[DeadLetter]:
+        """The first ones, in the order in which they were refused."""
+        rows = self._all(f"{_DEAD_LETTER} ORDER BY dead_letters.id LIMIT ?", (limit,))
+        return [DeadLetter(*row) for row in rows]  # type: ignore[arg-type]
+
+    def dead_letter(self, id_: int) -> DeadLetter | None:
+        rows = self._all(f"{_DEAD_LETTER} WHERE dead_letters.id = ?", (id_,))
+        return DeadLetter(*rows[0]) if rows else None  # type: ignore[arg-type]
+
+    # The ledger
+
+    def ledger(self) -> Ledger:
+        """By the counters: what they leave over is open or pending."""
+        counted: dict[str, int] = dict(self._all("SELECT name, value FROM counters"))  # type: ignore[arg-type]
+        open_ = counted["accepted"] - counted["mapped"] - counted["erased"]
+        pending = counted["made"] - counted["delivered"] - counted["dead"] - counted["dropped"]
+        return _ledger(counted, open_, pending, counted["dead"])
+
+    def counted_ledger(self) -> Ledger:
+        """The same with all that is here counted row by row, at one moment: it adds up, or something was lost."""
+        with self._reading() as db:
+            db.execute("BEGIN")
+            try:
+                counted: dict[str, int] = dict(db.execute("SELECT name, value FROM counters").fetchall())
+                ((open_, pending, dead),) = db.execute(_COUNTED).fetchall()
+            finally:
+                db.execute("ROLLBACK")
+        return _ledger(counted, open_, pending, dead)
+
+
+def _ledger(counted: dict[str, int], open_: int, pending: int, dead: int) -> Ledger:
+    said = {name: counted[name] for name in ("accepted", "mapped", "erased", "made", "delivered", "dropped")}
+    return Ledger(**said, open=open_, pending=pending, dead=dead)
+
+
+_SESSION = "SELECT no, id, made, due, started_at, status, coalesce(summary, x''), events FROM sessions"
+
+# The session's last row is among those that its own row does not know of yet, or it is the one that this names.
+_LOG_OF_SESSION = """
+WITH RECURSIVE
+  tail(id) AS (SELECT max(id) FROM log
+               WHERE id > (SELECT value FROM counters WHERE name = 'flushed') AND session = ?),
+  chain(id, prev, at, body, events) AS (
+    SELECT id, prev, at, body, events FROM log
+    WHERE id = (SELECT coalesce((SELECT id FROM tail), (SELECT head FROM sessions WHERE no = ?)))
+    UNION ALL
+    SELECT log.id, log.prev, log.at, log.body, log.events FROM chain JOIN log ON log.id = chain.prev)
+SELECT at, body, events FROM chain ORDER BY id
+"""
+
+IS_PAST = """
+SELECT 1 FROM sessions WHERE no = ? AND due IS NULL
+  AND (? OR NOT EXISTS (SELECT 1 FROM outbox WHERE session = no))
+  AND NOT EXISTS (SELECT 1 FROM dead_letters WHERE session = no)
+"""
+
+_DEAD_LETTER = """
+SELECT dead_letters.id, sessions.id, at, reason, body FROM dead_letters LEFT JOIN sessions ON sessions.no = session
+"""
+
+_COUNTED = """
+SELECT (SELECT coalesce(sum(events - mapped), 0) FROM sessions WHERE due IS NOT NULL)
+     + (SELECT coalesce(sum(events), 0) FROM log WHERE id > (SELECT value FROM counters WHERE name = 'flushed')),
+       (SELECT count(*) FROM outbox),
+       (SELECT count(*) FROM dead_letters)
+"""

@@ -1,0 +1,103 @@
+"""What goes into the store and comes out of it: plain rows, and the ways in which it says no."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Unavailable(Exception):
+    """The store cannot take or give it now; nothing of it was stored."""
+
+
+class Damaged(Unavailable):
+    """The database file is no longer one."""
+
+
+class Locked(Exception):
+    """Another process works on this data directory."""
+
+
+class SessionRow(NamedTuple):
+    """What a session's row says of it; times are milliseconds, `events` those that were accepted."""
+
+    no: int
+    id: str
+    made: int
+    due: float | None
+    started_at: float
+    status: str
+    summary: bytes
+    events: int = 0
+
+
+class LogRow(NamedTuple):
+    at: float
+    body: bytes
+    events: int = 0
+
+
+class Pending(NamedTuple):
+    id: int
+    session: int
+    body: bytes
+
+
+class DeadLetter(NamedTuple):
+    """A span that the next hop refused for good, at the time `at` (ms)."""
+
+    id: int
+    session_id: str | None
+    at: float
+    reason: str
+    body: bytes
+
+
+class Append(NamedTuple):
+    """A record to log, with the number of events in it. `new` sessions get their row with it."""
+
+    session: int
+    session_id: str
+    new: bool
+    at: float
+    body: bytes
+    events: int = 0
+
+
+class Flush(NamedTuple):
+    """Sessions' rows and the spans they made, up to and with the log's row `flushed` and the time `at` (ms)."""
+
+    rows: Sequence[SessionRow]
+    spans: Sequence[tuple[int, bytes]]
+    flushed: int
+    at: float = 0.0
+
+
+class Ledger(NamedTuple):
+    """Two lines that add up: events accepted = mapped + open + erased, and spans made = delivered + pending + dead +
+    dropped.
+
+    An event is mapped when its session has made all its spans. What is erased or dropped is the operator's doing.
+    """
+
+    accepted: int
+    mapped: int
+    open: int
+    erased: int
+    made: int
+    delivered: int
+    pending: int
+    dead: int
+    dropped: int
+
+    @property
+    def adds_up(self) -> bool:
+        events = self.mapped + self.open + self.erased
+        spans = self.delivered + self.pending + self.dead + self.dropped
+        return (self.accepted, self.made) == (events, spans)
+
+    def __str__(self) -> str:
+        events = f"events: {self.accepted} accepted = {self.mapped} mapped + {self.open} open"
+        erased = f" + {self.erased} erased" if self.erased else ""
+        spans = f"spans: {self.made} made = {self.delivered} delivered + {self.pending} pending"
+        return f"{events}{erased}; {spans} + {self.dead} dead letters + {self.dropped} dropped by the operator"

@@ -1,0 +1,347 @@
+"""Store: one thread writes, and whatever asks at the same time shares one commit. What returned without an error is on
+disk."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import math
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from otel_voice.store.file import lock, open_, suspect, unavailable
+from otel_voice.store.reader import IS_PAST, Reader
+from otel_voice.store.rows import Append, Damaged, Flush, Pending, SessionRow, Unavailable
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+# A commit takes what came meanwhile; past this many bytes in the queue, new work is refused.
+GROUP = 1_000
+QUEUE_BYTES = 64 * 2**20
+# Spans of no session: a process's own, by its span processor.
+NO_SESSION = 0
+
+
+class _Start(NamedTuple):
+    """Where an earlier process left off. `heads` are the last rows of the log that sessions' rows do not know of."""
+
+    last_log: int
+    last_at: float
+    next_session: int
+    heads: dict[int, int]
+    used_bytes: int
+
+
+class _Job(NamedTuple):
+    work: Callable[[sqlite3.Connection], object]
+    done: Callable[[object], None]
+    failed: Callable[[Unavailable], None]
+    size: int
+
+
+class Store:
+    """Opened in an event loop; `close` writes what was asked for and lets go of the directory. New work is refused
+    while more than `max_bytes` are in use. `on_damage` hears, on the loop, of a file that is no database any more."""
+
+    def __init__(
+        self,
+        directory: Path,
+        loop: asyncio.AbstractEventLoop,
+        synchronous: str = "FULL",
+        max_bytes: float = math.inf,
+    ) -> None:
+        self._directory, self._loop, self.max_bytes = directory, loop, max_bytes
+        self.on_damage: Callable[[Damaged], None] = lambda _: None
+        with contextlib.ExitStack() as unless_opened:
+            self._lock = unless_opened.enter_context(lock(directory))
+            self._writer, start = open_(directory, synchronous, _start)
+            unless_opened.pop_all()
+        self.reader = Reader(directory, self._meet_damage)
+        # After a crash the log may be ahead of the sessions' rows.
+        self._heads = start.heads
+        self.behind = list(start.heads)
+        # What the commit under way does to them, and how many events it accepts.
+        self._moved: dict[int, int] = {}
+        self._over: dict[int, int | None] = {}
+        self._accepted = 0
+        self.last_log, self.last_at, self.next_session = start.last_log, start.last_at, start.next_session
+        self._next_log = self.last_log + 1
+        self.used_bytes = start.used_bytes
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.queued_bytes = 0
+        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._writer.close()
+        self.reader.close()
+        self._lock.close()
+
+    # The writer's thread
+
+    def _write(self) -> None:
+        while (job := self._queue.get()) is not None:
+            jobs: list[_Job | None] = [job]
+            while len(jobs) < GROUP and jobs[-1] is not None:
+                try:
+                    jobs.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            self._commit([job for job in jobs if job is not None])
+            if jobs[-1] is None:
+                return
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        self._moved, self._over, self._accepted = {}, {}, 0
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            results = [job.work(self._writer) for job in jobs]
+            _count(self._writer, "accepted", self._accepted)
+            self._writer.execute("COMMIT")
+        except Exception as error:
+            # Whatever went wrong, nothing of it may be stored, and the thread must live to say so.
+            if not isinstance(error, sqlite3.Error):
+                log.exception("the store could not write")
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.execute("ROLLBACK")
+            failure = unavailable(error)
+            if isinstance(failure, Damaged):
+                self._meet_damage(failure)
+            self._loop.call_soon_threadsafe(self._fail, jobs, failure)
+            return
+        self._heads.update(self._moved)
+        for session, head in self._over.items():
+            if self._heads.get(session) == head:
+                self._heads.pop(session, None)
+        with contextlib.suppress(sqlite3.Error):  # it is stored; what is wrong with the file shows at the next commit
+            self.used_bytes = _used(self._writer)
+        self._loop.call_soon_threadsafe(self._succeed, jobs, results)
+
+    def _meet_damage(self, damaged: Damaged) -> None:
+        suspect(self._directory)
+        self._loop.call_soon_threadsafe(self.on_damage, damaged)
+
+    # Back on the loop, in the log's order
+
+    def _succeed(self, jobs: list[_Job], results: list[object]) -> None:
+        for job, result in zip(jobs, results, strict=True):
+            self.queued_bytes -= job.size
+            job.done(result)
+
+    def _fail(self, jobs: list[_Job], error: Unavailable) -> None:
+        for job in jobs:
+            self.queued_bytes -= job.size
+            job.failed(error)
+
+    def _submit(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        then: Callable[[T], None] | None = None,
+        otherwise: Callable[[], None] | None = None,
+        size: int = 0,
+    ) -> asyncio.Future[T]:
+        """`then` runs on the loop after the commit, `otherwise` after a failed one, even when nobody waits any more."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        future.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+        def done(result: T) -> None:
+            if then is not None:
+                then(result)
+            if not future.done():
+                future.set_result(result)
+
+        def failed(error: Unavailable) -> None:
+            if otherwise is not None:
+                otherwise()
+            if not future.done():
+                future.set_exception(error)
+
+        self.queued_bytes += size
+        self._queue.put(_Job(work, done, failed, size))  # type: ignore[arg-type]
+        return future
+
+    # What can be written
+
+    @property
+    def refuses(self) -> str | None:
+        """Why it takes no new work, in a clause; what was accepted is still written."""
+        if not self._thread.is_alive():
+            return "the store has stopped"
+        if self.queued_bytes > QUEUE_BYTES:
+            return "the store is behind"
+        if self.used_bytes > self.max_bytes:
+            return f"the store is full ({self.used_bytes >> 20} MiB), and what is in it is not delivered yet"
+        return None
+
+    def append(self, append: Append, then: Callable[[int], None], otherwise: Callable[[], None]) -> asyncio.Future[int]:
+        """Logs a record. `then` gets its number in the log, in the log's order; `otherwise` hears that it failed."""
+        return self._submit(lambda db: self._append(db, append), then, otherwise, len(append.body))
+
+    def _append(self, db: sqlite3.Connection, append: Append) -> int:
+        if append.new:
+            db.execute(
+                "INSERT INTO sessions (no, id, due, started_at) VALUES (?, ?, 0, ?) ON CONFLICT DO NOTHING",
+                (append.session, append.session_id, append.at),
+            )
+        id_, self._next_log = self._next_log, self._next_log + 1
+        prev = self._head(db, append.session)
+        row = (id_, append.session, prev, append.at, append.events, append.body)
+        db.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", row)
+        self._moved[append.session] = id_
+        self._accepted += append.events
+        return id_
+
+    def _head(self, db: sqlite3.Connection, session: int) -> int | None:
+        head = self._moved.get(session) or self._heads.get(session)
+        if head is None:
+            row = db.execute("SELECT head FROM sessions WHERE no = ?", (session,)).fetchone()
+            head = row and row[0]
+        return head
+
+    def flush(self, flush: Flush) -> asyncio.Future[int]:
+        return self._submit(lambda db: self._flush(db, flush))
+
+    def _flush(self, db: sqlite3.Connection, flush: Flush) -> int:
+        db.executemany(
+            "UPDATE sessions SET head = ?, made = ?, due = ?, started_at = ?, status = ?, summary = ?, events = ? "
+            "WHERE no = ?",
+            [
+                (self._head(db, no), made, due, started_at, status, summary, events, no)
+                for no, _, made, due, started_at, status, summary, events in flush.rows
+            ],
+        )
+        db.executemany("INSERT INTO outbox (session, body) VALUES (?, ?)", flush.spans)
+        _count(db, "made", len(flush.spans))
+        _at_least(db, "flushed", flush.flushed)
+        _at_least(db, "last_at", math.ceil(flush.at))
+        for row in flush.rows:
+            if row.due is None:
+                self._end(db, row)
+        return len(flush.spans)
+
+    def _end(self, db: sqlite3.Connection, row: SessionRow) -> None:
+        """All its spans are made: so are its events mapped."""
+        self._over[row.no] = self._head(db, row.no)
+        for (mapped,) in db.execute("SELECT events - mapped FROM sessions WHERE no = ?", (row.no,)).fetchall():
+            db.execute("UPDATE sessions SET mapped = events WHERE no = ?", (row.no,))
+            _count(db, "mapped", mapped)
+
+    def put(self, spans: Sequence[bytes]) -> concurrent.futures.Future[int]:
+        """Spans of no session into the outbox, from any thread; the result is the last one's number there. Fails with
+        Unavailable."""
+        future: concurrent.futures.Future[int] = concurrent.futures.Future()
+
+        def work(db: sqlite3.Connection) -> int:
+            db.executemany("INSERT INTO outbox (session, body) VALUES (?, ?)", [(NO_SESSION, body) for body in spans])
+            _count(db, "made", len(spans))
+            last: int
+            (last,) = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
+            return last
+
+        self._queue.put(_Job(work, future.set_result, future.set_exception, 0))  # type: ignore[arg-type]
+        return future
+
+    def delivered(self, ids: Sequence[int]) -> asyncio.Future[None]:
+        """The next hop took them."""
+
+        def work(db: sqlite3.Connection) -> None:
+            _count(db, "delivered", _delete(db, ids))
+
+        return self._submit(work)
+
+    def set_aside(self, row: Pending, reason: str) -> asyncio.Future[None]:
+        """The next hop will never take it: among the dead letters it harms no neighbour."""
+
+        def work(db: sqlite3.Connection) -> None:
+            if _delete(db, [row.id]):
+                dead = (row.session, row.body, reason)
+                db.execute("INSERT INTO dead_letters (session, body, reason) VALUES (?, ?, ?)", dead)
+                _count(db, "dead", 1)
+
+        return self._submit(work)
+
+    def erase(self, session: int) -> asyncio.Future[None]:
+        """Forgets a session: log, spans, summary."""
+
+        def work(db: sqlite3.Connection) -> None:
+            rows = db.execute("SELECT mapped FROM sessions WHERE no = ?", (session,)).fetchall()
+            _count(db, "erased", self._forget(db, session) - sum(mapped for (mapped,) in rows))
+
+        return self._submit(work)
+
+    def retire(self, session: int, delivered: bool) -> asyncio.Future[None]:
+        """Forgets a session that `Reader.past` named, unless it has gone on since."""
+
+        def work(db: sqlite3.Connection) -> None:
+            if session not in self._heads and session not in self._moved:
+                free = db.execute(IS_PAST, (session, not delivered)).fetchone()
+                if free:
+                    self._forget(db, session)
+
+        return self._submit(work)
+
+    def _forget(self, db: sqlite3.Connection, session: int) -> int:
+        """Returns how many events were in its log."""
+        id_, events = self._head(db, session), 0
+        while id_ is not None:
+            row = db.execute("DELETE FROM log WHERE id = ? RETURNING prev, events", (id_,)).fetchone()
+            id_, events = (row[0], events + row[1]) if row else (None, events)
+        dropped = db.execute("DELETE FROM outbox WHERE session = ?", (session,)).rowcount
+        dead = db.execute("DELETE FROM dead_letters WHERE session = ?", (session,)).rowcount
+        _count(db, "dropped", dropped + dead)
+        _count(db, "dead", -dead)
+        db.execute("DELETE FROM sessions WHERE no = ?", (session,))
+        _at_least(db, "last_session", session)
+        _at_least(db, "last_log", self._next_log - 1)
+        self._moved.pop(session, None)
+        self._over[session] = self._heads.get(session)
+        return events
+
+
+def check(directory: Path) -> None:
+    """What would keep a store from being opened here: raises Locked, Unavailable or OSError."""
+    with lock(directory):
+        open_(directory, "FULL", _start)[0].close()
+
+
+def _start(db: sqlite3.Connection) -> _Start:
+    said: dict[str, int] = dict(db.execute("SELECT name, value FROM counters").fetchall())
+    last = db.execute("SELECT id, at FROM log ORDER BY id DESC LIMIT 1").fetchone() or (0, 0.0)
+    (session,) = db.execute("SELECT coalesce(max(no), 0) FROM sessions").fetchone()
+    tail = "SELECT session, max(id) FROM log WHERE id > ? GROUP BY session"
+    return _Start(
+        last_log=max(last[0], said["last_log"]),
+        last_at=max(last[1], said["last_at"]),
+        next_session=1 + max(session, said["last_session"]),
+        heads=dict(db.execute(tail, (said["flushed"],)).fetchall()),
+        used_bytes=_used(db),
+    )
+
+
+def _used(db: sqlite3.Connection) -> int:
+    """Bytes that hold something: what was deleted leaves room in the file."""
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def _delete(db: sqlite3.Connection, ids: Sequence[int]) -> int:
+    return db.executemany("DELETE FROM outbox WHERE id = ?", [(id_,) for id_ in ids]).rowcount
+
+
+def _at_least(db: sqlite3.Connection, name: str, value: int) -> None:
+    db.execute("UPDATE counters SET value = max(value, ?) WHERE name = ?", (value, name))
+
+
+def _count(db: sqlite3.Connection, name: str, more: int) -> None:
+    if more:
+        db.execute("UPDATE counters SET value = value + ? WHERE name = ?", (more, name))

@@ -1,0 +1,79 @@
+"""How much all requests together may hold: said early, and given back at the end of each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+
+from otel_voice.edge import IN_HAND_BYTES, UNDER_WAY, InHand, Load, Rejected, body_of
+
+pytestmark = pytest.mark.anyio
+TEXT = ("text/plain",)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def request_of(*chunks: bytes, whole: bool = True) -> Request:
+    """A POST whose body comes in these chunks; one that is not whole never ends."""
+    left = list(chunks)
+
+    async def receive() -> Message:
+        if not left and not whole:
+            await asyncio.Event().wait()
+        body = left.pop(0) if left else b""
+        return {"type": "http.request", "body": body, "more_body": bool(left) or not whole}
+
+    return Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"text/plain")]}, receive)
+
+
+@contextlib.contextmanager
+def working(load: Load, count: int) -> Iterator[list[InHand]]:
+    with contextlib.ExitStack() as stack:
+        parts = [stack.enter_context(load.request()) for _ in range(count)]
+        for part in parts:
+            part.work()
+        yield parts
+
+
+async def test_a_request_on_top_of_too_many_is_503_before_anything_of_it_is_read() -> None:
+    load = Load()
+    with working(load, UNDER_WAY):
+        with pytest.raises(Rejected) as rejected, load.request():
+            pass
+        assert (rejected.value.status, rejected.value.retry_after) == (503, 1)
+    with load.request():
+        assert load.under_way == 0
+
+
+async def test_requests_that_are_still_being_sent_are_in_nobodys_way() -> None:
+    load = Load()
+    with contextlib.ExitStack() as slow:
+        for _ in range(2 * UNDER_WAY):
+            slow.enter_context(load.request())
+        with load.request() as hand:
+            assert await body_of(request_of(b"x"), TEXT, hand) == b"x"
+
+
+async def test_bodies_that_take_too_much_memory_together_are_503_and_give_it_back() -> None:
+    load = Load()
+    with working(load, 1) as (large,):
+        large.take(IN_HAND_BYTES - 10)
+        with load.request() as hand, pytest.raises(Rejected) as rejected:
+            await body_of(request_of(b"x" * 9, b"x" * 9), TEXT, hand)
+        assert rejected.value.status == 503
+        assert load.bytes == IN_HAND_BYTES - 10
+    assert (load.bytes, load.under_way) == (0, 0)
+
+
+async def test_a_body_that_does_not_come_is_408() -> None:
+    with Load(body_s=0.05).request() as hand, pytest.raises(Rejected) as rejected:
+        await body_of(request_of(b"x", whole=False), TEXT, hand)
+    assert (rejected.value.status, rejected.value.error) == (408, "body: it was not there within 0.05 s")
