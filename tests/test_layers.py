@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "summary": {"semconv", "turns"},
     "session": {"adapters", "conversation", "events", "semconv", "sources", "spans", "summary", "trace", "turns"},
     "otlp": {"spans"},
+    "processor": {"exporter", "loud", "settings", "store"},
     "sessions": {"events", "loud", "otlp", "session", "spans", "store", "summary"},
     "edge": {"settings", "spans", "tokens"},
     "receiver": {"adapters", "bodies", "edge", "events", "session", "sessions", "spans", "store", "summary", "tokens"},

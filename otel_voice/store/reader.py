@@ -102,6 +102,11 @@ class Reader:
             found.close()
         return rows
 
+    def last_pending(self) -> int:
+        """The number of the outbox's last row; 0 where it has none."""
+        ((last,),) = self._all("SELECT coalesce(max(id), 0) FROM outbox")
+        return int(last)  # type: ignore[call-overload,no-any-return]
+
     def is_pending(self, up_to: int) -> bool:
         """Whether a row of the outbox up to this one still waits."""
         return bool(self._all("SELECT 1 FROM outbox WHERE id <= ? LIMIT 1", (up_to,)))

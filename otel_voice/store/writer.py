@@ -234,17 +234,13 @@ class Store:
             db.execute("UPDATE sessions SET mapped = events WHERE no = ?", (row.no,))
             _count(db, "mapped", mapped)
 
-    def put(self, spans: Sequence[bytes]) -> concurrent.futures.Future[int]:
-        """Spans of no session into the outbox, from any thread; the result is the last one's number there. Fails with
-        Unavailable."""
-        future: concurrent.futures.Future[int] = concurrent.futures.Future()
+    def put(self, spans: Sequence[bytes]) -> concurrent.futures.Future[None]:
+        """Spans of no session into the outbox, from any thread. Fails with Unavailable."""
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
 
-        def work(db: sqlite3.Connection) -> int:
+        def work(db: sqlite3.Connection) -> None:
             db.executemany("INSERT INTO outbox (session, body) VALUES (?, ?)", [(NO_SESSION, body) for body in spans])
             _count(db, "made", len(spans))
-            last: int
-            (last,) = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
-            return last
 
         self._queue.put(_Job(work, future.set_result, future.set_exception, 0))  # type: ignore[arg-type]
         return future
