@@ -22,7 +22,7 @@ import uvicorn
 from rich.console import Console
 from starlette.applications import Starlette
 
-from otel_voice import __version__, display, settings
+from otel_voice import __version__, display, doctor, settings
 from otel_voice.app import create_app, encoder
 from otel_voice.exporter import Verdict, client, joined, post
 from otel_voice.recording import BadRecording, Recording
@@ -82,12 +82,15 @@ def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     for name, run, help_ in (
         ("serve", _serve, "run the receiver, the exporter and the read API"),
         ("demo", _demo, "run the receiver as serve does, with two recorded calls replayed into it"),
+        ("doctor", _doctor, "look at everything between here and the backend, and say how to mend it"),
     ):
         command = commands.add_parser(name, help=help_, description=_sentence(help_))
         command.add_argument("--host", help="address to bind (default 127.0.0.1; others need OTEL_VOICE_API_KEY)")
         command.add_argument("--port", type=_port, help="port to bind (default 8770)")
         _add_data_dir(command)
         command.set_defaults(run=run)
+        if name == "doctor":
+            command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _replay_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -372,6 +375,26 @@ async def _send(rows: list[Pending], export: settings.Export) -> None:
             if answer.verdict is not Verdict.TAKEN:
                 raise Failed(f"{export.url} did not take the spans: {answer.reason}; try again")
             rows = rows[len(batch) :]
+
+
+# doctor
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    chosen = settings.read(os.environ, arguments.host, arguments.port, arguments.data_dir)
+    return asyncio.run(_examine(chosen, arguments.json))
+
+
+async def _examine(chosen: settings.Settings, as_json: bool) -> int:
+    found = []
+    with display.findings() as (show, waiting):
+        async for finding in doctor.examine(chosen, os.environ, waiting=waiting):
+            found.append(finding)
+            if not as_json:
+                show(finding)
+    if as_json:
+        print(display.json(found))
+    return doctor.exit_code(found)
 
 
 def _dead_letters(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from rich.tree import Tree
 
 from otel_voice import otlp
 from otel_voice import semconv as s
-from otel_voice.doctor import Finding
+from otel_voice.findings import Finding
 from otel_voice.spans import Span
 from otel_voice.store import DeadLetter, SessionRow
 from otel_voice.summary import Summary

@@ -37,6 +37,8 @@ LONGEST_ASKED_S = 300.0
 IDLE_S = 5.0
 # What an answer has to say is short; the rest of a long one is not read.
 ANSWER_BYTES = 64 * 2**10
+# Shorter header values (a version, a tenant) are no secrets, and could be part of any text.
+SECRET_BYTES = 8
 # 500 too: Langfuse answers it when its own queue is down.
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 REFUSED = frozenset({400, 413, 422})
@@ -73,13 +75,24 @@ async def post(http: httpx.AsyncClient, export: Export, body: bytes) -> Answer:
         # All of it: a hop that sends a byte now and then would never meet the client's own time-outs.
         async with asyncio.timeout(export.timeout):
             async with http.stream("POST", export.url, content=body, headers=headers) as response:
-                return judge(response.status_code, response.headers, await _start_of(response))
+                body = _without_secrets(export, await _start_of(response))
+                return judge(response.status_code, response.headers, body)
     except TimeoutError:
         return Answer(Verdict.LATE, f"no answer within {export.timeout:g} s")
     except httpx.TimeoutException as error:
         return Answer(Verdict.LATE, f"{type(error).__name__}: no answer within {export.timeout:g} s")
+    except httpx.InvalidURL as error:
+        return Answer(Verdict.MISCONFIGURED, f"{type(error).__name__}: {error}")
     except httpx.HTTPError as error:
         return Answer(Verdict.RETRY, f"{type(error).__name__}: {error}".rstrip(": "))
+
+
+def _without_secrets(export: Export, body: bytes) -> bytes:
+    """An answer may repeat the request's headers, and what it says is logged and kept."""
+    values = [value.encode() for value in export.headers.values()]
+    for secret in sorted({part for value in values for part in (value, *value.split())}, key=len, reverse=True):
+        body = body.replace(secret, b"[secret]") if len(secret) >= SECRET_BYTES else body
+    return body
 
 
 async def _start_of(response: httpx.Response) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -186,7 +187,8 @@ def _traces_url(env: Mapping[str, str]) -> str | None:
 def _url(name: str, url: str) -> str:
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        plain = url.isascii() and url.isprintable() and " " not in url
+        valid = plain and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         valid = False
     if "@" in url:
@@ -232,8 +234,14 @@ def _timeout(env: Mapping[str, str]) -> float:
 
 def _certificate(env: Mapping[str, str]) -> str | None:
     path = _either(env, "CERTIFICATE")
-    if path is not None and not Path(path).is_file():
-        raise BadSetting(f"OTEL_EXPORTER_OTLP_CERTIFICATE names {path!r}, which is no file")
+    if path is None:
+        return None
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl's own errors among them
+        raise BadSetting(
+            f"OTEL_EXPORTER_OTLP_CERTIFICATE must name a file of certificates (PEM), not {path!r}: {error.strerror}"
+        ) from None
     return path
 
 
@@ -254,6 +262,7 @@ def _langfuse(env: Mapping[str, str]) -> Export | None:
         },
         timeout=_timeout(env),
         gzip=not _is_loopback(base),
+        certificate=_certificate(env),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import itertools
+import json
 import os
 import signal
 import socket
@@ -14,9 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 from google.protobuf.message import DecodeError
@@ -197,7 +201,7 @@ def spans_in(export: ExportTraceServiceRequest) -> list[Span]:
 
 @dataclass(frozen=True)
 class LangfuseRequest:
-    """One POST as it came in, and the status it got."""
+    """One POST as it came in, and the status and the body that it got."""
 
     path: str
     authorization: str
@@ -206,6 +210,7 @@ class LangfuseRequest:
     status: int
     export: ExportTraceServiceRequest
     body: bytes
+    answer: bytes = b"{}"
 
     @property
     def spans(self) -> list[Span]:
@@ -214,34 +219,87 @@ class LangfuseRequest:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer that a test asks for; one with `hang_on` comes when the test sets that."""
+    """An answer that a test asks for; one with `hang_on` comes when the test sets that. One that drips is sent a byte
+    a second and is never whole."""
 
     status: int
     body: bytes = b"{}"
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
     hang_on: threading.Event | None = None
+    drips: bool = False
+
+
+class _Listening(ThreadingHTTPServer):
+    """Knows its connections, so that it can end as a process does: with all of them cut."""
+
+    def __init__(self, port: int, answer: type[BaseHTTPRequestHandler]) -> None:
+        self._connections: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), answer)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self._connections.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that breaks off is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+    def cut(self) -> None:
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass
 class LangfuseServer:
-    """A real HTTP server with the path, the Basic auth, the version header and the refusals of Langfuse's endpoint."""
+    """A real HTTP server with the path, the Basic auth, the version header and the refusals of Langfuse's endpoint.
+
+    `standing` is what every request gets while it is set, `marked` what one gets that holds the span of that id (hex);
+    `pause_s` passes before each answer."""
 
     public_key: str = "pk-lf-test"
     secret_key: str = "sk-lf-test"
     requests: list[LangfuseRequest] = field(default_factory=list)
     refuses: Callable[[Span], bool] = lambda span: False
     refusal: Reply = Reply(400)
+    standing: Reply | None = None
+    marked: dict[str, Reply] = field(default_factory=dict)
+    pause_s: float = 0
+    shown_after: int = 0
     _replies: list[Reply] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _langfuse_handler(self))
+        self._port = 0
+        self.up()
+
+    def up(self) -> None:
+        """Listens; after `down`, on the port it had."""
+        self.is_down = threading.Event()
+        self._server = _Listening(self._port, _langfuse_handler(self))
+        self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
 
+    def down(self) -> None:
+        """Nobody listens on its port any more, and its connections are cut."""
+        if self.is_down.is_set():
+            return
+        self.is_down.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        self._server.cut()
+
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self._port}"
 
     @property
     def env(self) -> dict[str, str]:
@@ -268,22 +326,53 @@ class LangfuseServer:
         with self._lock:
             if self._replies:
                 return self._replies.pop(0)
+        if self.standing is not None:
+            return self.standing
         if path != "/api/public/otel/v1/traces":
             return Reply(404)
         if authorization != f"Basic {expected}":
             return Reply(401)
         if export is None or version != "4":
             return Reply(400)
+        for span in spans_in(export):
+            if reply := self.marked.get(span.span_id.hex()):
+                return reply
         return self.refusal if any(map(self.refuses, spans_in(export))) else Reply(200)
+
+    def read(self, path: str, authorization: str) -> Reply:
+        """What a GET gets."""
+        address = urlsplit(path)
+        if self.standing is not None:
+            return self.standing
+        if authorization != f"Basic {base64.b64encode(f'{self.public_key}:{self.secret_key}'.encode()).decode()}":
+            return Reply(401, b'{"message": "Invalid credentials"}')
+        if address.path == "/api/public/projects":
+            owner = {"id": "o1", "name": "Tests"}
+            return _json({"data": [{"id": "p1", "name": "voice", "organization": owner, "metadata": {}}]})
+        if address.path != "/api/public/v2/observations":
+            return Reply(404, b'{"message": "Not Found"}')
+        (trace_id,) = parse_qs(address.query)["traceId"]
+        self.shown_after -= 1
+        found = [span for span in self.spans if span.trace_id.hex() == trace_id and self.shown_after < 0]
+        return _json({"data": [_observation(span) for span in found], "meta": {}})
 
     def note(self, request: LangfuseRequest) -> None:
         with self._lock:
             self.requests.append(request)
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self.down()
+
+
+def _json(value: object) -> Reply:
+    return Reply(200, json.dumps(value).encode())
+
+
+def _observation(span: Span) -> dict[str, str]:
+    """The fields that every one has."""
+    start = datetime.fromtimestamp(span.start_time_unix_nano / 1e9, UTC).isoformat()
+    ids = {"id": span.span_id.hex(), "traceId": span.trace_id.hex(), "projectId": "p1"}
+    return {**ids, "startTime": start, "type": "SPAN", "name": span.name}
 
 
 def _langfuse_handler(server: LangfuseServer) -> type[BaseHTTPRequestHandler]:
@@ -291,7 +380,10 @@ def _langfuse_handler(server: LangfuseServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            sent = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            sent = self.rfile.read(length)
+            if len(sent) < length:
+                return
             encoding = self.headers.get("Content-Encoding", "")
             authorization = self.headers.get("Authorization", "")
             version = self.headers.get("x-langfuse-ingestion-version", "")
@@ -302,11 +394,27 @@ def _langfuse_handler(server: LangfuseServer) -> type[BaseHTTPRequestHandler]:
                 export = ExportTraceServiceRequest.FromString(body)
             reply = server.reply_to(self.path, authorization, version, export)
             seen = export or ExportTraceServiceRequest()
-            server.note(LangfuseRequest(self.path, authorization, version, encoding, reply.status, seen, body))
+            server.note(
+                LangfuseRequest(self.path, authorization, version, encoding, reply.status, seen, body, reply.body)
+            )
+            self.send(reply)
+
+        def do_GET(self) -> None:
+            self.send(server.read(self.path, self.headers.get("Authorization", "")))
+
+        def send(self, reply: Reply) -> None:
             if reply.hang_on is not None:
                 reply.hang_on.wait(30)
+            server.is_down.wait(server.pause_s)
             with contextlib.suppress(ConnectionError):
-                self.answer(reply)
+                self.drip() if reply.drips else self.answer(reply)
+
+        def drip(self) -> None:
+            self.close_connection = True
+            for byte in itertools.chain(b"HTTP/1.1 200 OK\r\nx-drops: ", itertools.repeat(ord("."))):
+                self.wfile.write(bytes([byte]))
+                if server.is_down.wait(1):
+                    return
 
         def answer(self, reply: Reply) -> None:
             self.send_response_only(reply.status)

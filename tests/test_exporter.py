@@ -426,6 +426,20 @@ async def test_a_reason_without_end_is_cut(
     assert reason.isprintable()
 
 
+async def test_a_hop_that_repeats_the_keys_puts_them_neither_in_the_log_nor_among_the_dead_letters(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export = export_of(langfuse_server)
+    box = outbox(export)
+    await box.fill(1)
+    key = export.headers["authorization"]
+    langfuse_server.answer_next(Reply(401, key.encode()), Reply(400, f"key {key.split()[1]}!".encode()))
+    await box.drain()
+    ((_, reason),) = box.dead(tmp_path)
+    assert reason == "400 'key [secret]!'"
+    assert key.split()[1] not in caplog.text
+
+
 # Taken
 
 

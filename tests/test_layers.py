@@ -31,14 +31,22 @@ ALLOWED: dict[str, set[str]] = {
     "receiver": {"adapters", "bodies", "edge", "events", "session", "sessions", "spans", "store", "summary", "tokens"},
     "exporter": {"loud", "settings", "store"},
     "retention": {"loud", "sessions", "store"},
+    "findings": set(),
+    "probe": {"exporter", "findings", "otlp", "semconv", "settings", "spans"},
+    "doctor": {"edge", "findings", "probe", "settings", "store"},
     "metrics": {"exporter", "sessions", "store"},
     "viewer": {"edge", "sessions", "store"},
     "recording": {"adapters", "bodies", "events", "session"},
     "replay": {"events", "receiver", "recording", "summary"},
-    "display": {"doctor", "otlp", "semconv", "spans", "store", "summary"},
+    "display": {"findings", "otlp", "semconv", "spans", "store", "summary"},
 }
 WIRES_ALL = {"app", "cli"}
-ONLY_IN = {"sqlite3": {"store"}, "httpx": {"exporter", "replay"}, "rich": {"cli", "display"}}
+ONLY_IN = {
+    "sqlite3": {"store"},
+    "httpx": {"exporter", "findings", "probe", "replay"},
+    "langfuse": {"probe"},
+    "rich": {"cli", "display"},
+}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

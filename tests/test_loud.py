@@ -13,7 +13,7 @@ def test_one_line_a_minute_says_how_many_were_held_back(caplog: pytest.LogCaptur
     now = 0.0
     loud = OnceAMinute(lambda: now)
     said = []
-    for now in range(0, 121, 20):  # noqa: B007
+    for now in range(0, 121, 20):
         said.append(loud.say(log.warning, "it is %d", now))
     assert said == [True, False, False, True, False, False, True]
     more = " (2 more like this since the last line)"

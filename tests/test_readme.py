@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.real import Jaeger, LangfuseServer, Receiver, free_port, wait_for
+from tests.real import Jaeger, LangfuseServer, Receiver, Reply, free_port, wait_for
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -116,6 +116,18 @@ def test_langfuse_gets_the_demo(demo: Demo, langfuse_server: LangfuseServer) -> 
         lambda: [span for span in langfuse_server.spans if span.name == "voice_session"][1:], 30, "both roots"
     )
     assert roots
+
+
+def test_the_span_processors_example_delivers_its_span(tmp_path: Path, langfuse_server: LangfuseServer) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    langfuse_server.standing = Reply(200)
+    code = example.replace("http://127.0.0.1:4318", langfuse_server.base_url)
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "a table for two\ndelivered\n"), done.stderr
+    assert [span.name for span in langfuse_server.spans] == ["reserve a table"]
+    assert (tmp_path / "spans").is_dir()
 
 
 def test_every_file_the_readme_names_is_there() -> None:

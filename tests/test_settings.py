@@ -70,6 +70,8 @@ BAD: list[tuple[dict[str, str], str]] = [
     ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://"}, "OTEL_EXPORTER_OTLP_ENDPOINT must"),
     ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1"}, "OTEL_EXPORTER_OTLP_ENDPOINT must"),
     ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:99999"}, "OTEL_EXPORTER_OTLP_ENDPOINT must"),
+    ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://\u2603.example"}, "OTEL_EXPORTER_OTLP_ENDPOINT must"),
+    ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x/\x07"}, "OTEL_EXPORTER_OTLP_ENDPOINT must"),
     ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "x"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT must be"),
     (OTLP | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf"),
     (OTLP | {"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"}, "OTEL_EXPORTER_OTLP_COMPRESSION must be gzip or none"),
@@ -78,7 +80,14 @@ BAD: list[tuple[dict[str, str], str]] = [
     (OTLP | {"OTEL_EXPORTER_OTLP_TIMEOUT": "nan"}, "OTEL_EXPORTER_OTLP_TIMEOUT must"),
     (OTLP | {"OTEL_EXPORTER_OTLP_HEADERS": SECRET}, "OTEL_EXPORTER_OTLP_HEADERS must be a list like"),
     (OTLP | {"OTEL_EXPORTER_OTLP_HEADERS": f"a=1,{SECRET}"}, "OTEL_EXPORTER_OTLP_HEADERS must"),
-    (OTLP | {"OTEL_EXPORTER_OTLP_CERTIFICATE": "no-such-file.pem"}, "OTEL_EXPORTER_OTLP_CERTIFICATE names"),
+    (OTLP | {"OTEL_EXPORTER_OTLP_CERTIFICATE": "no-such-file.pem"}, "OTEL_EXPORTER_OTLP_CERTIFICATE must name a file"),
+    (OTLP | {"OTEL_EXPORTER_OTLP_CERTIFICATE": __file__}, "OTEL_EXPORTER_OTLP_CERTIFICATE must name a file"),
+    (OTLP | {"OTEL_EXPORTER_OTLP_HEADERS": "x=\u2603"}, "OTEL_EXPORTER_OTLP_HEADERS must hold printable"),
+    (OTLP | {"OTEL_EXPORTER_OTLP_HEADERS": "x=a%0Ab"}, "OTEL_EXPORTER_OTLP_HEADERS must hold printable"),
+    ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER must be otlp or none"),
+    ({"OTEL_VOICE_RETENTION_DAYS": "0.5"}, "OTEL_VOICE_RETENTION_DAYS must be a number from 1 to 36500"),
+    ({"OTEL_VOICE_RETENTION_DAYS": "nan"}, "OTEL_VOICE_RETENTION_DAYS must"),
+    ({"OTEL_VOICE_MAX_STORE_MIB": "1"}, "OTEL_VOICE_MAX_STORE_MIB must be a number from 16"),
     ({"LANGFUSE_PUBLIC_KEY": "pk"}, "LANGFUSE_SECRET_KEY is not set: Langfuse needs both keys"),
     ({"LANGFUSE_SECRET_KEY": SECRET}, "LANGFUSE_PUBLIC_KEY is not set: Langfuse needs both keys"),
     ({"LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": SECRET, "LANGFUSE_BASE_URL": "x"}, "LANGFUSE_BASE_URL must"),
@@ -94,7 +103,19 @@ def test_a_bad_value_is_named_in_one_sentence_that_tells_no_secret(env: dict[str
     assert "\n" not in said
 
 
+def test_how_long_and_how_much_is_kept() -> None:
+    usual, given = read({}), read({"OTEL_VOICE_RETENTION_DAYS": "2.5", "OTEL_VOICE_MAX_STORE_MIB": "64"})
+    assert (usual.retention_days, usual.max_store_mib) == (30, 1024)
+    assert (given.retention_days, given.max_store_mib) == (2.5, 64)
+
+
 # Where spans go
+
+
+def test_spans_go_nowhere_where_the_operator_says_so_and_wait_where_nobody_says_anything() -> None:
+    nowhere, unsaid = read(OTLP | {"OTEL_TRACES_EXPORTER": "none"}), read({})
+    assert (nowhere.export, nowhere.export_nothing) == (None, True)
+    assert (unsaid.export, unsaid.export_nothing) == (None, False)
 
 
 def test_the_common_endpoint_gets_the_signals_path_and_its_own_one_is_taken_as_it_is() -> None:

@@ -13,15 +13,18 @@ from otel_voice.store.rows import Damaged, DeadLetter, Ledger, LogRow, Pending, 
 
 
 class Reader:
-    """Reads a data directory, from any thread. `on_damage` hears of a file that is no database any more."""
+    """Reads a data directory, from any thread. `on_damage` hears of a file that is no database any more.
+
+    Raises FileNotFoundError, Unavailable."""
 
     def __init__(self, directory: Path, on_damage: Callable[[Damaged], None] = lambda _: None) -> None:
         path = directory / FILE
         if not path.exists():
             raise FileNotFoundError(f"there is no store in {directory}")
         address = f"{path.absolute().as_uri()}?mode=ro"
-        self._db = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA busy_timeout = 5000")
+        with as_unavailable():
+            self._db = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA busy_timeout = 5000")
         self._lock = threading.Lock()
         self._on_damage = on_damage
 
