@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint lock components clean
+.PHONY: help install demo test lint faults fuzz lock components clean
 
 help: ## what one can make here
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +39,18 @@ lint: .venv/.tested ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Some 20 minutes: ten of them are an outage.
+faults: .venv/.tested ## every promise tried by real faults at full length; writes benchmarks/faults.md
+	$(BIN)/python -m tests.components.build
+	$(BIN)/python -m benchmarks.faults $(FAULTS)
+
+# The fuzzer is no test tool of ours: it lives in a throwaway venv.
+fuzz: .venv/.installed ## a million inputs at the decoder; writes benchmarks/fuzz.json
+	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
+	$(PYTHON) -m venv "$$tools"; "$$tools/bin/pip" install --quiet --require-hashes -r requirements-dev.lock; \
+	"$$tools/bin/pip" install --quiet atheris==3.0.0; \
+	"$$tools/bin/python" -m benchmarks.fuzz
 
 components: .venv/.python ## the collector and Jaeger for the tests, built once into the cache folder
 	$(BIN)/python -m tests.components.build

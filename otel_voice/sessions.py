@@ -120,9 +120,15 @@ def replay(session: Session, rows: list[LogRow]) -> None:
 
 class Sessions:
     def __init__(
-        self, store: Store, encoder: Encoder, clock: Callable[[], float], capture_content: bool = True
+        self,
+        store: Store,
+        encoder: Encoder,
+        clock: Callable[[], float],
+        capture_content: bool = True,
+        in_memory: int = IN_MEMORY,
     ) -> None:
         self._store, self._encoder, self._clock, self._capture = store, encoder, clock, capture_content
+        self._in_memory = in_memory
         self._open: dict[str, Open] = {}
         self._under_way: dict[str, asyncio.Future[None]] = {}
         self._due: list[tuple[float, int, str]] = []
@@ -173,7 +179,7 @@ class Sessions:
 
     def _let_sleep(self) -> None:
         """Those that nothing came for longest leave the memory; an event or time brings them back."""
-        for session_id in list(islice(self._open, max(0, len(self._open) - IN_MEMORY))):
+        for session_id in list(islice(self._open, max(0, len(self._open) - self._in_memory))):
             entry = self._open.pop(session_id)
             if entry.broken or entry.new or self._in_use(entry):
                 self._open[session_id] = entry

@@ -112,3 +112,14 @@ def without(directory: Path, table: str) -> Iterator[None]:
     yield
     db.execute(f"ALTER TABLE away RENAME TO {table}")
     db.close()
+
+
+def damage(directory: Path, table: str) -> None:
+    """Overwrites the page that a table begins on."""
+    with closing(sqlite3.connect(directory / FILE)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    with (directory / FILE).open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)

@@ -60,6 +60,15 @@ def test_a_backend_that_does_not_exist_is_refused() -> None:
     assert "zipkin" in answer.stderr
 
 
+def test_every_queue_is_on_disk_and_written_through_and_no_batch_is_given_up() -> None:
+    text = COLLECTOR_CONFIG.read_text()
+    exporters = text[text.index("\nexporters:") : text.index("\nextensions:")]
+    queues = exporters.count("sending_queue:")
+    assert queues == 2
+    assert exporters.count("storage: file_storage\n") == exporters.count("max_elapsed_time: 0s\n") == queues
+    assert "    fsync: true\n" in text[text.index("\n  file_storage:") :]
+
+
 def test_jaeger_is_on_by_default_and_shows_the_trace(collector: Callable[..., Collector], jaeger: Jaeger) -> None:
     trace_id = os.urandom(16)
     post(collector(OTEL_VOICE_JAEGER_ENDPOINT=jaeger.otlp_grpc_endpoint), spans_of(trace_id, 3))

@@ -25,6 +25,7 @@ from tests.components.build import COLLECTOR
 from tests.conftest import binary_of
 from tests.facts import PREFIX, RECORDINGS, SHARED
 from tests.real import COLLECTOR_CONFIG, Collector, Jaeger, JaegerSpan, LangfuseServer, Receiver, free_port, wait_for
+from tests.running import damage
 
 ROOT = "voice_session"
 BOTH = "[otlp_grpc/jaeger, otlp_http/langfuse]"
@@ -423,6 +424,41 @@ def test_a_call_goes_on_over_a_kill_and_its_trace_is_whole(
         receiver(first.port, **langfuse_server.env)
         playing.result(60)
     assert rows(identical_repeats(spans_at(langfuse_server, call.trace_id))) == rows(call.spans)
+
+
+def test_SIGTERM_drains_what_is_pending_and_says_the_ledger(
+    receiver: Callable[..., Receiver], langfuse_server: LangfuseServer
+) -> None:
+    langfuse_server.pause_s = 0.2
+    running = receiver(**langfuse_server.env)
+    pages = [Page(running.url) for _ in range(20)]
+    for page in pages:
+        page.post([{"type": "turn_complete", "turn_id": f"t{n}", "user_text": f"ask {n}"} for n in range(40)])
+        page.end()
+    wait_for(lambda: ledger_of(running.data_dir).pending, 20, "spans to be made")
+    running.stop(10)
+    ledger = ledger_of(running.data_dir)
+    assert (ledger.pending, ledger.delivered) == (0, len(langfuse_server.spans))
+    assert f"stopped; {ledger}" in running.log()
+
+
+def test_a_store_found_damaged_in_the_middle_ends_it_with_1_and_the_next_start_begins_a_new_one(
+    receiver: Callable[..., Receiver], langfuse_server: LangfuseServer
+) -> None:
+    first = receiver()
+    page = Page(first.url)
+    page.post(turn("t1"))
+    first.stop()
+    damage(first.data_dir, "outbox")
+    second = receiver(first.port, **langfuse_server.env)
+    assert second.process.wait(20) == 1
+    assert "cannot go on, stopping" in second.log()
+    third = receiver(first.port, **langfuse_server.env)
+    assert "was set aside as otel-voice.db.damaged-1" in third.log()
+    anew = Page(third.url)
+    anew.post(turn("t2"))
+    anew.end()
+    assert questions(map(received, spans_at(langfuse_server, anew.trace_id))) == ["ask t2"]
 
 
 def test_SIGTERM_ends_it_at_once_with_0_and_what_is_pending_goes_out_at_the_next_start(

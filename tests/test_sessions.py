@@ -23,7 +23,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 from otel_voice import events as e
 from otel_voice.otlp import Encoder
 from otel_voice.session import Session
-from otel_voice.sessions import Busy, CannotMap, Sessions, look, replay
+from otel_voice.sessions import Busy, CannotMap, Sessions, UsedUp, look, replay
+from otel_voice.spans import trace_id
 from otel_voice.store import FILE, Store, Unavailable
 from tests.real import spans_in, wait_for
 from tests.running import without
@@ -42,10 +43,10 @@ def anyio_backend() -> str:
 class Receiver:
     """What a receiver holds: a store and its sessions. The clock is the test's and outlives it."""
 
-    def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, directory: Path, clock: Callable[[], float], in_memory: int = 10_000) -> None:
         self.directory = directory
         self.store = Store(directory, asyncio.get_running_loop(), "NORMAL")
-        self.sessions = Sessions(self.store, ENCODER, clock)
+        self.sessions = Sessions(self.store, ENCODER, clock, in_memory=in_memory)
 
     async def crash(self) -> None:
         """What was not flushed is gone."""
@@ -257,7 +258,47 @@ async def test_a_session_that_cannot_leave_the_memory_yet_does_not_hold_up_the_o
     assert receiver.names == ["invoke_agent", "voice_session", "invoke_agent"]
 
 
+async def test_sessions_that_nothing_came_for_longest_leave_a_full_memory_and_their_traces_are_whole(
+    tmp_path: Path, clock: Clock
+) -> None:
+    receiver = Receiver(tmp_path, clock, in_memory=3)
+    pages = [Page(f"s{n}", clock) for n in range(8)]
+    for n in range(3):
+        for page in pages:
+            await receiver.sessions.accept(page.session_id, page.batch(turn(n)))
+            await pass_time(receiver, clock, 1)
+            assert receiver.sessions.count <= 4
+    for page in pages:
+        await receiver.sessions.accept(page.session_id, page.batch(END))
+    await pass_time(receiver, clock, OVER, 60)
+    assert receiver.sessions.count <= 3
+    for page in pages:
+        trace = [span for span in receiver.made if span.trace_id.hex() == trace_id(page.session_id)]
+        assert trace == receiver.expected(page.session_id)
+        assert [span.name for span in trace] == ["invoke_agent"] * 3 + ["voice_session"]
+    await receiver.store.close()
+
+
+async def test_a_session_that_left_a_full_memory_ends_by_itself_when_it_is_idle(tmp_path: Path, clock: Clock) -> None:
+    receiver = Receiver(tmp_path, clock, in_memory=1)
+    for n in range(4):
+        await receiver.sessions.accept(f"s{n}", Page(f"s{n}", clock).batch(turn(0)))
+    await pass_time(receiver, clock, OVER, 60)
+    assert sorted(receiver.names) == ["invoke_agent"] * 4 + ["voice_session"] * 4
+    await receiver.store.close()
+
+
 # In
+
+
+async def test_a_session_that_has_logged_as_much_as_it_may_logs_no_more(receiver: Receiver, clock: Clock) -> None:
+    large = {"type": "mark", "name": "m", "junk": "x" * 1_000_000}
+    page = Page("s", clock)
+    with pytest.raises(UsedUp):
+        for _ in range(70):
+            await receiver.sessions.accept("s", page.batch(large))
+    assert 64 * 2**20 <= receiver.store.used_bytes < 70 * 2**20
+    await receiver.sessions.accept("other", Page("other", clock).batch(turn(0)))
 
 
 async def test_a_request_whose_client_went_away_is_applied_all_the_same(

@@ -30,7 +30,7 @@ from otel_voice.store import (
 )
 from otel_voice.store.file import SUSPECT
 from tests.real import COLLECTOR_CONFIG
-from tests.running import without
+from tests.running import damage, without
 
 pytestmark = pytest.mark.anyio
 ROOT = COLLECTOR_CONFIG.parent
@@ -550,17 +550,6 @@ async def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
 
 
 # Damage
-
-
-def damage(directory: Path, table: str) -> None:
-    """Overwrites the page that a table begins on."""
-    with contextlib.closing(sqlite3.connect(directory / FILE)) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
-        (size,) = db.execute("PRAGMA page_size").fetchone()
-    with (directory / FILE).open("r+b") as file:
-        file.seek((page - 1) * size)
-        file.write(b"\xa5" * size)
 
 
 async def test_what_is_no_database_is_set_aside_with_a_message_and_a_new_store_begun(
