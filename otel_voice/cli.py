@@ -30,7 +30,7 @@ from otel_voice.replay import ReplayFailed, replay
 from otel_voice.session import Session
 from otel_voice.sessions import CannotMap, look, made_spans
 from otel_voice.spans import session_id as canonical
-from otel_voice.store import DeadLetter, Locked, Pending, Reader, SessionRow, Unavailable, check, drop, retry
+from otel_voice.store import Locked, Pending, Reader, SessionRow, Unavailable, check, drop, retry
 from otel_voice.summary import Summary
 
 PROVIDERS = ("gemini-live", "openai-realtime")
@@ -134,6 +134,7 @@ def _dead_letters_parser(commands: argparse._SubParsersAction[argparse.ArgumentP
     command = commands.add_parser("dead-letters", help=help_, description=_sentence(help_))
     _add_data_dir(command)
     command.set_defaults(run=_dead_letters)
+    command.add_argument("--limit", type=int, default=50, help="at most so many (default 50)")
     command.add_argument("--json", action="store_true", help="print JSON")
     doings = command.add_subparsers(title="what to do (list, if nothing is said)", metavar="DO")
     for name, run, help_ in (
@@ -399,37 +400,44 @@ async def _examine(chosen: settings.Settings, as_json: bool) -> int:
 
 def _dead_letters(arguments: argparse.Namespace) -> None:
     with _reader(arguments) as (reader, _):
-        letters = [display.Letter(letter) for letter in reader.dead_letters()]
+        letters = [display.Letter(letter) for letter in reader.dead_letters(max(1, arguments.limit))]
+        count = reader.ledger().dead
     if arguments.json:
         print(display.json([letter.line for letter in letters]))
     else:
-        display.letters(letters)
+        display.letters(letters, count)
 
 
 def _show_dead_letter(arguments: argparse.Namespace) -> None:
     with _reader(arguments) as (reader, _):
-        (letter,) = _chosen(reader, [arguments.number])
+        letter = reader.dead_letter(arguments.number)
+    if letter is None:
+        raise Failed(_no_dead_letter(arguments.number))
     print(display.json(display.Letter(letter).whole))
 
 
 def _retry_dead_letters(arguments: argparse.Namespace) -> None:
     with _reader(arguments) as (reader, chosen):
-        count = retry(chosen.data_dir, [letter.id for letter in _chosen(reader, arguments.number)])
+        count = retry(chosen.data_dir, _chosen(reader, arguments.number))
     print(f"{display.counted(count, 'dead letter')} will be sent again")
 
 
 def _drop_dead_letters(arguments: argparse.Namespace) -> None:
     with _reader(arguments) as (reader, chosen):
-        count = drop(chosen.data_dir, [letter.id for letter in _chosen(reader, arguments.number)])
+        count = drop(chosen.data_dir, _chosen(reader, arguments.number))
     print(f"{display.counted(count, 'dead letter')} dropped")
 
 
-def _chosen(reader: Reader, numbers: Sequence[int]) -> list[DeadLetter]:
-    """Those with these numbers; without any, all."""
-    letters = {letter.id: letter for letter in reader.dead_letters()}
-    if missing := [number for number in numbers if number not in letters]:
-        raise Failed(f"there is no dead letter {missing[0]}; `otel-voice dead-letters` lists them")
-    return [letters[number] for number in numbers] if numbers else list(letters.values())
+def _chosen(reader: Reader, numbers: Sequence[int]) -> Sequence[int]:
+    """These numbers; without any, all."""
+    known = reader.dead_numbers()
+    if missing := set(numbers).difference(known):
+        raise Failed(_no_dead_letter(min(missing)))
+    return numbers or known
+
+
+def _no_dead_letter(number: int) -> str:
+    return f"there is no dead letter {number}; `otel-voice dead-letters` lists them"
 
 
 if __name__ == "__main__":

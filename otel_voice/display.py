@@ -135,7 +135,8 @@ class Letter:
         return [str(of.id), _moment(of.at), of.session_id or "", str(self.line["name"]), of.reason]
 
 
-def letters(dead: list[Letter]) -> None:
+def letters(dead: list[Letter], count: int) -> None:
+    """The first ones of so many."""
     console = _console()
     if not dead:
         console.print("no dead letters")
@@ -146,6 +147,8 @@ def letters(dead: list[Letter]) -> None:
     for letter in dead:
         shown.add_row(*(Text(_printable(cell)) for cell in letter.cells))
     console.print(shown)
+    if count > len(dead):
+        console.print(f"and {count - len(dead)} more: --limit shows them")
 
 
 @contextlib.contextmanager

@@ -261,7 +261,6 @@ class Exporter:
         self._failures += 1
         self.last_error = answer.reason
         self._say(answer)
-        self._hurry.clear()
         if not self._stopping:
             backoff = min(LONGEST_WAIT_S, 0.5 * 2 ** min(self._failures, 10)) * (0.5 + self._jitter() / 2)
             await self._wait(max(backoff, min(answer.retry_after or 0, LONGEST_ASKED_S)))
@@ -279,5 +278,6 @@ class Exporter:
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._hurry.clear()
             for wait in waits:
                 wait.cancel()

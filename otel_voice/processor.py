@@ -42,7 +42,8 @@ class DurableSpanProcessor(SpanProcessor):
     is added) or to where OTEL_EXPORTER_OTLP_* or LANGFUSE_* say. What an earlier process left there goes out too.
 
     Make it after a fork. `max_store_mib` is how much may wait; `synchronous` NORMAL is safe against a crash of the
-    process, FULL against a power cut, at the price of the disk's own time in each `on_end`. Raises BadSetting, Locked,
+    process, FULL against a power cut, at the price of the disk's own time in each `on_end`, which returns when the span
+    is stored. Raises BadSetting, Locked,
     Unavailable or OSError."""
 
     def __init__(
@@ -135,12 +136,22 @@ class DurableSpanProcessor(SpanProcessor):
         try:
             if (why := self._store.refuses) is not None:
                 raise Unavailable(why)
-            self._store.put(bodies).result()
+            self._put(bodies)
         except Unavailable as error:
             self._keep(bodies, error)
             return False
         self._tell(Exporter.wake)
         return True
+
+    def _put(self, bodies: list[bytes]) -> None:
+        """Raises Unavailable."""
+        future = self._store.put(bodies)
+        while True:
+            try:
+                return future.result(AGAIN_S)
+            except TimeoutError:
+                if not self._thread.is_alive():
+                    raise Unavailable("the store was closed meanwhile") from None
 
     def _keep(self, bodies: list[bytes], error: Unavailable) -> None:
         with self._lock:

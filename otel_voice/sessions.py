@@ -262,7 +262,7 @@ class Sessions:
     async def _record(self, entry: Open, record: e.Record) -> None:
         if entry.in_flight >= IN_FLIGHT:
             raise Busy
-        if entry.bytes >= SESSION_BYTES:
+        if entry.bytes >= SESSION_BYTES and isinstance(record, e.Accepted):
             raise UsedUp
         at = self._now()
         events = len(record.events) if isinstance(record, e.Accepted) else 0

@@ -506,6 +506,12 @@ def test_dead_letters_are_listed_with_session_span_and_reason(run: Run, dead: Pa
     assert any("voice_session" in line for line in out.splitlines())
 
 
+def test_no_more_dead_letters_are_listed_than_asked_for_and_the_others_are_counted(run: Run, dead: Path) -> None:
+    count = len(json.loads(run("dead-letters", "--json", "--data-dir", dead)[1]))
+    *_, last = run("dead-letters", "--limit", 1, "--data-dir", dead)[1].splitlines()
+    assert last == f"and {count - 1} more: --limit shows them"
+
+
 def test_dead_letters_as_JSON_and_one_of_them_whole(run: Run, dead: Path) -> None:
     listed = json.loads(run("dead-letters", "--json", "--data-dir", dead)[1])
     assert {each["trace_id"] for each in listed} == {FIRST.replace("-", "")}

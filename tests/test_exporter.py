@@ -326,6 +326,21 @@ async def test_a_wait_is_cut_short_for_somebody_who_is_in_a_hurry(
     running.cancel()
 
 
+async def test_a_hurry_that_comes_during_an_attempt_ends_the_wait_after_it_and_no_other(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box, answer = outbox(time=Patience()), threading.Event()
+    await box.fill(2)
+    langfuse_server.answer_next(Reply(503, hang_on=answer), 503)
+    running = asyncio.create_task(box.exporter.run())
+    await until(lambda: langfuse_server.requests)
+    box.exporter.hurry()
+    answer.set()
+    await until(lambda: len(box.time.slept) == 2)
+    assert (len(langfuse_server.requests), box.ledger) == (2, (0, 2, 0))
+    running.cancel()
+
+
 async def test_an_exporter_that_stops_sends_what_is_pending_first(
     outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
 ) -> None:

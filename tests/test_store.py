@@ -346,7 +346,7 @@ async def refused(store: Store, *bodies: bytes) -> None:
 
 async def test_a_dead_letter_says_whose_it_is_why_and_when(store: Store) -> None:
     await refused(store, b"a", b"b")
-    before, (first, second) = time.time() * 1000 - 10_000, store.reader.dead_letters()
+    before, (first, second) = time.time() * 1000 - 10_000, store.reader.dead_letters(100)
     assert (first.session_id, first.reason, first.body) == ("session-1", "no a", b"a")
     assert store.reader.dead_letter(second.id) == second
     assert before < first.at < before + 20_000
@@ -356,16 +356,16 @@ async def test_a_dead_letter_says_whose_it_is_why_and_when(store: Store) -> None
 async def test_dead_letters_that_are_tried_again_are_pending_after_the_others(store: Store, tmp_path: Path) -> None:
     await refused(store, b"a", b"b", b"c")
     await flushing(store, row(1), spans=(b"d",), flushed=9)
-    first, _, third = store.reader.dead_letters()
+    first, _, third = store.reader.dead_letters(100)
     assert retry(tmp_path, [third.id, first.id, 99]) == 2
     assert [each.body for each in store.reader.pending(10, 2**40)] == [b"d", b"c", b"a"]
-    assert [each.body for each in store.reader.dead_letters()] == [b"b"]
+    assert [each.body for each in store.reader.dead_letters(100)] == [b"b"]
     assert ledger(store.reader) == (4, 0, 3, 1, 0)
 
 
 async def test_dead_letters_that_are_dropped_are_gone_and_counted(store: Store, tmp_path: Path) -> None:
     await refused(store, b"a", b"b", b"c")
-    assert drop(tmp_path, [letter.id for letter in store.reader.dead_letters()][:2]) == 2
+    assert drop(tmp_path, [letter.id for letter in store.reader.dead_letters(100)][:2]) == 2
     assert ledger(store.reader) == (3, 0, 0, 1, 2)
     await store.erase(1)
     assert ledger(store.reader) == (3, 0, 0, 0, 3)

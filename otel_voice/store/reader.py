@@ -114,10 +114,14 @@ class Reader:
         """Whether a row of the outbox up to this one still waits."""
         return bool(self._all("SELECT 1 FROM outbox WHERE id <= ? LIMIT 1", (up_to,)))
 
-    def dead_letters(self, limit: int = -1) -> list[DeadLetter]:
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
         """The first ones, in the order in which they were refused."""
         rows = self._all(f"{_DEAD_LETTER} ORDER BY dead_letters.id LIMIT ?", (limit,))
         return [DeadLetter(*row) for row in rows]  # type: ignore[arg-type]
+
+    def dead_numbers(self) -> list[int]:
+        """Of all dead letters."""
+        return [int(id_) for (id_,) in self._all("SELECT id FROM dead_letters ORDER BY id")]  # type: ignore[call-overload]
 
     def dead_letter(self, id_: int) -> DeadLetter | None:
         rows = self._all(f"{_DEAD_LETTER} WHERE dead_letters.id = ?", (id_,))
