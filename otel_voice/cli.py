@@ -15,25 +15,24 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
-from pathlib import Path
 
 import msgspec
 import uvicorn
 from rich.console import Console
 from starlette.applications import Starlette
 
-from otel_voice import __version__, display, doctor, settings
+from otel_voice import __version__, display, doctor, resend, settings
 from otel_voice.app import create_app, encoder
-from otel_voice.exporter import Verdict, client, joined, post
+from otel_voice.arguments import parser
+from otel_voice.exporter import client
 from otel_voice.recording import BadRecording, Recording
 from otel_voice.replay import ReplayFailed, replay
 from otel_voice.session import Session
-from otel_voice.sessions import CannotMap, look, made_spans
+from otel_voice.sessions import CannotMap, look
 from otel_voice.spans import session_id as canonical
-from otel_voice.store import Locked, Pending, Reader, SessionRow, Unavailable, check, drop, retry
+from otel_voice.store import Locked, Reader, SessionRow, Unavailable, check, drop, retry
 from otel_voice.summary import Summary
 
-PROVIDERS = ("gemini-live", "openai-realtime")
 DEMO = (("gemini-live.jsonl", "gemini-live"), ("openai-realtime.jsonl", "openai-realtime"))
 # Requests end within this after SIGTERM; then comes the drain.
 GRACE_S = 3
@@ -49,134 +48,17 @@ class Failed(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 for what failed, 2 for a wrong call or setting."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser(RUNS).parse_args(argv)
     try:
         return int(arguments.run(arguments) or 0)
     except settings.BadSetting as error:
         print(f"otel-voice: {error}", file=sys.stderr)
         return 2
-    except (Failed, BadRecording, ReplayFailed, Locked, Unavailable, CannotMap) as error:
+    except (Failed, BadRecording, ReplayFailed, resend.NotTaken, Locked, Unavailable, CannotMap) as error:
         print(f"otel-voice: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="otel-voice",
-        description="Traces of voice calls that a browser holds with Gemini Live or OpenAI Realtime.",
-        epilog="Settings come from the command line, then from the environment: OTEL_EXPORTER_OTLP_*, "
-        "OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, LANGFUSE_*, OTEL_VOICE_*. The README lists them.",
-    )
-    parser.add_argument("--version", action="version", version=f"otel-voice {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _serve_parser(commands)
-    _replay_parser(commands)
-    _store_parsers(commands)
-    _dead_letters_parser(commands)
-    return parser
-
-
-def _serve_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    for name, run, help_ in (
-        ("serve", _serve, "run the receiver, the exporter and the read API"),
-        ("demo", _demo, "run the receiver as serve does, with two recorded calls replayed into it"),
-        ("doctor", _doctor, "look at everything between here and the backend, and say how to mend it"),
-    ):
-        command = commands.add_parser(name, help=help_, description=_sentence(help_))
-        command.add_argument("--host", help="address to bind (default 127.0.0.1; others need OTEL_VOICE_API_KEY)")
-        command.add_argument("--port", type=_port, help="port to bind (default 8770)")
-        _add_data_dir(command)
-        command.set_defaults(run=run)
-        if name == "doctor":
-            command.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _replay_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    help_ = "post a recorded provider session to a receiver, or print its spans"
-    command = commands.add_parser("replay", help=help_, description=_sentence(help_))
-    command.add_argument(
-        "file", type=Path, help='a JSON line a frame: {"dir": "sent"|"received", "message": {…}, "ts": ms?}'
-    )
-    command.add_argument("--provider", required=True, choices=PROVIDERS, help="whose messages the file holds")
-    command.add_argument(
-        "--endpoint", help="the receiver's address, as http://127.0.0.1:8770; without one, print the spans"
-    )
-    command.add_argument("--session-id", help="the session's id (default: a new one)")
-    pace = command.add_mutually_exclusive_group()
-    pace.add_argument("--speed", type=_speed, default=1.0, metavar="N", help="N times as fast as it was (default 1)")
-    pace.add_argument("--instant", action="store_true", help="as fast as the receiver takes it")
-    command.add_argument("--dry-run", action="store_true", help="print the span tree and post nothing")
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=_replay)
-
-
-def _store_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    for name, run, help_ in (
-        ("sessions", _sessions, "list the sessions in the store, newest first"),
-        ("show", _show, "print a session's spans as a tree with durations"),
-        ("resend", _resend, "map a session again from its log and send the same spans again"),
-    ):
-        command = commands.add_parser(name, help=help_, description=_sentence(help_))
-        _add_data_dir(command)
-        command.set_defaults(run=run)
-        if name != "sessions":
-            command.add_argument("session", help="the session's id")
-        else:
-            command.add_argument("--limit", type=int, default=50, help="at most so many (default 50)")
-        if name != "resend":
-            command.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _dead_letters_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    help_ = "the spans that the next hop refused for good: list, show, retry or drop them"
-    command = commands.add_parser("dead-letters", help=help_, description=_sentence(help_))
-    _add_data_dir(command)
-    command.set_defaults(run=_dead_letters)
-    command.add_argument("--limit", type=int, default=50, help="at most so many (default 50)")
-    command.add_argument("--json", action="store_true", help="print JSON")
-    doings = command.add_subparsers(title="what to do (list, if nothing is said)", metavar="DO")
-    for name, run, help_ in (
-        ("list", _dead_letters, "what they are, whose, and why they were refused"),
-        ("show", _show_dead_letter, "print one as OTLP JSON"),
-        ("retry", _retry_dead_letters, "send them again, when what was wrong with the next hop is mended"),
-        ("drop", _drop_dead_letters, "give them up; the ledger counts them as dropped by the operator"),
-    ):
-        doing = doings.add_parser(name, help=help_, description=_sentence(help_))
-        doing.set_defaults(run=run)
-        if name == "show":
-            doing.add_argument("number", type=int, help="its number in the list")
-        elif name != "list":
-            which = doing.add_mutually_exclusive_group(required=True)
-            which.add_argument("number", type=int, nargs="*", default=[], help="their numbers in the list")
-            which.add_argument("--all", action="store_true", help="all of them")
-
-
-def _add_data_dir(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--data-dir", help="where the store lies (default ~/.local/share/otel-voice; the demo's is demo in it)"
-    )
-
-
-def _sentence(help_: str) -> str:
-    return f"{help_[0].upper()}{help_[1:]}."
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or len(text) > 5 or int(text) > 65_535:
-        raise argparse.ArgumentTypeError("the port must be a number from 0 to 65535")
-    return int(text)
-
-
-def _speed(text: str) -> float:
-    try:
-        speed = float(text)
-    except ValueError:
-        speed = 0
-    if not 0 < speed <= 1000:
-        raise argparse.ArgumentTypeError("the speed must be a number above 0 and up to 1000")
-    return speed
 
 
 # serve, demo
@@ -284,7 +166,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         _print_session(session, arguments.json)
         return 0
     speed = None if arguments.instant else arguments.speed
-    with display.progress(len(recording.events)) as advance:
+    with display.progress(len(recording.events), "replaying", "events") as advance:
         summary = replay(
             recording, arguments.endpoint, os.environ.get("OTEL_VOICE_API_KEY"), speed, advance, session_id
         )
@@ -353,29 +235,36 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _resend(arguments: argparse.Namespace) -> None:
-    session_id = _canonical(arguments.session)
     with _reader(arguments) as (reader, chosen):
         if chosen.export is None:
             raise Failed("there is nowhere to send to: set OTEL_EXPORTER_OTLP_ENDPOINT or the LANGFUSE_ keys")
-        spans = made_spans(reader, session_id, chosen.capture_content)
-    if spans is None:
+        if arguments.session is None:
+            asyncio.run(_resend_since(reader, time.time() - arguments.since, chosen, chosen.export))
+        else:
+            asyncio.run(_resend_one(reader, _canonical(arguments.session), chosen, chosen.export))
+
+
+async def _resend_one(reader: Reader, session_id: str, chosen: settings.Settings, export: settings.Export) -> None:
+    rows = resend.rows_of(reader, session_id, chosen.capture_content, encoder(chosen))
+    if rows is None:
         raise Failed(f"session {session_id} is not in the store")
-    if not spans:
+    if not rows:
         raise Failed(f"no span of session {session_id} is final yet: there is nothing to send again")
-    encode = encoder(chosen).request
-    asyncio.run(_send([Pending(n, 0, encode(span)) for n, span in enumerate(spans)], chosen.export))
-    print(f"sent {len(spans)} spans of session {session_id} to {chosen.export.url}")
-
-
-async def _send(rows: list[Pending], export: settings.Export) -> None:
-    """Once; who asks for it sees at once when it fails, and can ask again: the same spans replace themselves."""
     async with client(export) as http:
-        while rows:
-            batch = joined(rows)
-            answer = await post(http, export, b"".join(row.body for row in batch))
-            if answer.verdict is not Verdict.TAKEN:
-                raise Failed(f"{export.url} did not take the spans: {answer.reason}; try again")
-            rows = rows[len(batch) :]
+        await resend.send(http, export, rows)
+    print(f"sent {len(rows)} spans of session {session_id} to {export.url}")
+
+
+async def _resend_since(reader: Reader, since: float, chosen: settings.Settings, export: settings.Export) -> None:
+    ids, encode, sent = list(resend.sessions_since(reader, since * 1000)), encoder(chosen), 0
+    with display.progress(len(ids), "resending", "sessions") as advance:
+        async with client(export) as http:
+            for session_id in ids:
+                rows = resend.rows_of(reader, session_id, chosen.capture_content, encode) or []
+                await resend.send(http, export, rows)
+                sent += len(rows)
+                advance(1)
+    print(f"sent {display.counted(sent, 'span')} of {display.counted(len(ids), 'session')} to {export.url}")
 
 
 # doctor
@@ -438,6 +327,21 @@ def _chosen(reader: Reader, numbers: Sequence[int]) -> Sequence[int]:
 
 def _no_dead_letter(number: int) -> str:
     return f"there is no dead letter {number}; `otel-voice dead-letters` lists them"
+
+
+RUNS = {
+    "serve": _serve,
+    "demo": _demo,
+    "doctor": _doctor,
+    "replay": _replay,
+    "sessions": _sessions,
+    "show": _show,
+    "resend": _resend,
+    "dead-letters list": _dead_letters,
+    "dead-letters show": _show_dead_letter,
+    "dead-letters retry": _retry_dead_letters,
+    "dead-letters drop": _drop_dead_letters,
+}
 
 
 if __name__ == "__main__":

@@ -115,6 +115,11 @@ def test_the_version_is_the_packages(run: Run) -> None:
         ("replay", BARGE_IN, *GEMINI, "--speed", "2", "--instant"),
         ("sessions", "--limit", "many"),
         ("show",),
+        ("resend",),
+        ("resend", FIRST, "--since", "2h"),
+        *[("resend", "--since", since) for since in ("2", "h", "-2h", "2w", "1.5h")],
+        ("dead-letters", "retry"),
+        ("dead-letters", "drop", "1", "--all"),
         ("serve", "--port", "http"),
     ],
     ids=lambda arguments: " ".join(map(str, arguments)) or "nothing",
@@ -397,6 +402,16 @@ def test_resend_sends_a_session_that_was_never_exported(
     assert {span.trace_id.hex() for span in langfuse_server.spans} == {FIRST.replace("-", "")}
 
 
+def test_resend_sends_all_sessions_that_began_within_a_time(
+    run: Run, filled: Path, langfuse_server: LangfuseServer
+) -> None:
+    code, out, _ = run("resend", "--since", "1h", "--data-dir", filled, **langfuse_server.env)
+    assert (code, out.split()[:5]) == (0, ["sent", str(len(langfuse_server.spans)), "spans", "of", "2"])
+    assert len({span.trace_id for span in langfuse_server.spans}) == 2
+    code, out, _ = run("resend", "--since", "0m", "--data-dir", filled, **langfuse_server.env)
+    assert (code, out.split()[:5]) == (0, ["sent", "0", "spans", "of", "0"])
+
+
 def test_what_is_no_store_is_1(run: Run, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("no database " * 1000)
     code, _, err = run("sessions", "--data-dir", tmp_path)
@@ -507,7 +522,7 @@ def test_dead_letters_are_listed_with_session_span_and_reason(run: Run, dead: Pa
 
 
 def test_no_more_dead_letters_are_listed_than_asked_for_and_the_others_are_counted(run: Run, dead: Path) -> None:
-    count = len(json.loads(run("dead-letters", "--json", "--data-dir", dead)[1]))
+    count = len(json.loads(run("dead-letters", "list", "--json", "--data-dir", dead)[1]))
     *_, last = run("dead-letters", "--limit", 1, "--data-dir", dead)[1].splitlines()
     assert last == f"and {count - 1} more: --limit shows them"
 
@@ -536,7 +551,7 @@ def test_dead_letters_that_are_retried_go_out_of_a_receiver_that_runs(
 
 def test_dead_letters_that_are_dropped_are_in_the_ledger(run: Run, dead: Path) -> None:
     numbers = [each["number"] for each in json.loads(run("dead-letters", "--json", "--data-dir", dead)[1])]
-    assert run("dead-letters", "--data-dir", dead, "drop", *numbers[:2])[1] == "2 dead letters dropped\n"
+    assert run("dead-letters", "drop", *numbers[:2], "--data-dir", dead)[1] == "2 dead letters dropped\n"
     reader = Reader(dead)
     ledger = reader.counted_ledger()
     reader.close()

@@ -34,6 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "findings": set(),
     "probe": {"exporter", "findings", "otlp", "semconv", "settings", "spans"},
     "doctor": {"edge", "findings", "probe", "settings", "store"},
+    "arguments": set(),
+    "resend": {"exporter", "otlp", "session", "sessions", "settings", "store"},
     "metrics": {"exporter", "sessions", "store"},
     "viewer": {"edge", "sessions", "store"},
     "recording": {"adapters", "bodies", "events", "session"},
@@ -43,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
 WIRES_ALL = {"app", "cli"}
 ONLY_IN = {
     "sqlite3": {"store"},
-    "httpx": {"exporter", "findings", "probe", "replay"},
+    "httpx": {"exporter", "findings", "probe", "replay", "resend"},
     "langfuse": {"probe"},
     "rich": {"cli", "display"},
 }
