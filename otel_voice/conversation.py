@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from otel_voice import events as e
@@ -17,6 +18,8 @@ SETTLE_MS = 2_000.0
 QUIET_MS = 30_000.0
 # Speech recognition may lag behind the conversation by a few turns.
 WORDS_MS = 10_000.0
+# Nobody begins more turns than this within the settle time, so what is heard is one of the last.
+LATEST = 16
 
 
 class Conversation:
@@ -296,8 +299,8 @@ class Conversation:
 
     def _last_heard(self) -> Turn | None:
         """The latest turn in which the agent said something: what a barge-in without a turn's id cuts off."""
-        heard = [turn for turn in self.open.values() if turn.agent_has_acted]
-        return heard[-1] if heard else self.current
+        latest = islice(reversed(self.open.values()), LATEST)
+        return next((turn for turn in latest if turn.agent_has_acted), self.current)
 
     def _tool_call(self, fact: e.ToolCall, t: float, key: str) -> None:
         if fact.call_id in self.closed_tools:

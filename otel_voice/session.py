@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
@@ -63,7 +65,8 @@ class Session:
         self.conversation = Conversation()
         self.sources: dict[str, Source] = {}
         self.adapters: dict[tuple[str, str], Adapter] = {}
-        self.waiting: list[Arrived] = []
+        self.waiting: deque[Arrived] = deque()  # as they arrived; the first of them is yet to be told
+        self._order: list[tuple[float, Arrived]] | None = None  # as they will be told, until more arrive
         self.totals = Totals()
         self.messages: list[Message] = []
         self.message_bytes = 0
@@ -108,7 +111,7 @@ class Session:
         name = record.source or ""
         self.sources.setdefault(name, Source())
         end = e.SessionEnd(reason=record.reason, last_seq=record.last_seq)
-        self.waiting.append(Arrived(name, None, f"{name}:end", at, at, end, counted=False))
+        self._wait(Arrived(name, None, f"{name}:end", at, at, end, counted=False))
 
     def _accept(self, record: e.Accepted, at: float) -> None:
         name = record.source or ""
@@ -120,7 +123,11 @@ class Session:
             event = e.decode_event(raw)
             if event.seq is not None and not self._is_new(source, event.seq, crc32(raw)):
                 continue
-            self.waiting.append(self._arrived(name, event, record.clock, at))
+            self._wait(self._arrived(name, event, record.clock, at))
+
+    def _wait(self, arrived: Arrived) -> None:
+        self.waiting.append(arrived)
+        self._order = None
 
     def _is_new(self, source: Source, seq: int, checksum: int) -> bool:
         if source.take(seq):
@@ -160,7 +167,7 @@ class Session:
             deadlines.append((math.ceil((self.waiting[0].at + SETTLE_MS) / GRID_MS) * GRID_MS, Session._release))
         if (turn := self.conversation.superseded) is not None:
             deadlines.append((turn.settle_at, Session._settle))
-        if self.conversation.has_quiet:
+        elif self.conversation.has_quiet:  # it comes later than any turn settles, and is dear to know of many turns
             deadlines.append((self.last_at + QUIET_MS + SETTLE_MS, Session._quiet))
         if self.ended is None and self.created_at is not None:
             deadlines.append((self.last_at + self.idle_ms + SETTLE_MS, Session._idle))
@@ -170,22 +177,31 @@ class Session:
 
     def _release(self, at: float) -> None:
         """Tells what has waited long enough, and whatever comes before it."""
-        ordered = in_order(self.waiting, self.sources)
-        last = max(i for i, (_, arrived) in enumerate(ordered) if arrived.at + SETTLE_MS <= at)
-        self._tell(ordered[: last + 1])
+        self._tell(max(i for i, (_, arrived) in enumerate(self._ordered(), 1) if arrived.at + SETTLE_MS <= at))
 
     def _release_before(self, t: float) -> None:
-        self._tell([pair for pair in in_order(self.waiting, self.sources) if pair[0] < t])
+        self._tell(bisect_left(self._ordered(), t, key=lambda pair: pair[0]))
 
-    def _tell(self, ordered: list[tuple[float, Arrived]]) -> None:
-        for t, arrived in ordered:
+    def _ordered(self) -> list[tuple[float, Arrived]]:
+        """Those that wait, as they will be told: telling some leaves the order of the others as it is."""
+        if self._order is None:
+            self._order = in_order([arrived for arrived in self.waiting if not arrived.told], self.sources)
+        return self._order
+
+    def _tell(self, count: int) -> None:
+        """Tells the first so many of those that wait."""
+        ordered = self._ordered()
+        telling = ordered[:count]
+        del ordered[:count]
+        for t, arrived in telling:
             arrived.told = True
             self._end_before(t, arrived.at)
             self._fold(t, arrived)
             self.told_at = max(self.told_at, arrived.at)
             if arrived.counted:
                 self.sources[arrived.source].tell(arrived.seq, t)
-        self.waiting = [arrived for arrived in self.waiting if not arrived.told]
+        while self.waiting and self.waiting[0].told:
+            self.waiting.popleft()
         self._emit()
 
     def _fold(self, t: float, arrived: Arrived) -> None:
@@ -247,9 +263,9 @@ class Session:
             source = self._numbering(arrived)
             source.last_seq = max(source.last_seq, event.last_seq)
         hold = PAGE_CLOSED_HOLD_MS if event.reason in PROVISIONAL else SETTLE_MS
-        due = arrived.at + hold + SETTLE_MS
-        self.endings.append(Ending(t + hold, due, event.reason, arrived.source, arrived.seq))
-        self.endings.sort(key=lambda ending: (*ending[:4], -1 if ending.seq is None else ending.seq))
+        if self.ended is None:
+            ending = Ending(t + hold, arrived.at + hold + SETTLE_MS, event.reason, arrived.source, arrived.seq)
+            insort(self.endings, ending, key=lambda ending: (*ending[:4], -1 if ending.seq is None else ending.seq))
 
     def _numbering(self, arrived: Arrived) -> Source:
         """The source whose last number an end tells: its own or, where it names none, the only one that numbers."""
@@ -268,8 +284,10 @@ class Session:
         arrived `at`. A sender's clock that is set forward makes nobody idle."""
         if self.ended is not None:
             return
-        for ending in self.endings:
-            if ending.until <= t and self._stands(ending):
+        while self.endings and self.endings[0].until <= t:
+            ending = self.endings.pop(0)
+            # A page that went on has done so for good.
+            if self._stands(ending):
                 self._finish(ending.reason, ending.until)
                 return
         idle = at >= self.told_at + self.idle_ms - SETTLE_MS
@@ -433,7 +451,7 @@ class Session:
         that came. Ends a copy of the session here."""
         # Messages never change once they are told: a long call's need no copies of their own.
         copied = copy.deepcopy(self, {id(self.messages): list(self.messages)})
-        copied._tell(in_order(copied.waiting, copied.sources))
+        copied._tell(len(copied._ordered()))
         summary = copied.summary()
         copied.conversation.close()
         copied._emit()

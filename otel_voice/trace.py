@@ -16,6 +16,10 @@ from otel_voice.turns import Happening, Response, Speech, Tool, Turn
 
 # A span must stay well under the 4 MiB that a gRPC receiver takes, and carries its text in four forms.
 TEXT_LIMIT = 65_536
+# Of many tools, a response's span has room for the last ones.
+TOOLS_LIMIT = 256 * 1024
+# Each response repeats what its turn heard and called: all of a turn's together, no more than this.
+REPEATED_LIMIT = 4 * 1024 * 1024
 NAME_LIMIT = 256
 TOOL_ERROR = "tool_error"
 UNANSWERED = "unanswered"
@@ -270,11 +274,16 @@ class Trace:
                 # Tokens need a generation to be counted on; its bounds are the turn's, for nobody measured others.
                 start = max((end for end in turn.user_ends if end <= turn.end), default=turn.start)
                 responses = [Response(f"{turn.id}/usage", start, turn.end, turn.model, usage=turn.usage, named=False)]
-        return [self._response(turn, response, responses) for response in responses]
+        spans, room = list[Span](), REPEATED_LIMIT
+        for response in responses:
+            words = response.said.text or (turn.agent.text if len(responses) == 1 else "")
+            said = self._said(*_exchange(turn, response, words, repeats=room > 0))
+            room -= sum(len(str(text)) for text in said.values())
+            spans.append(self._response(turn, response, bool(words), said))
+        return spans
 
-    def _response(self, turn: Turn, response: Response, all_: list[Response]) -> Span:
+    def _response(self, turn: Turn, response: Response, spoke: bool, said: dict[str, Value | None]) -> Span:
         model = response.model or turn.model or self.model
-        said = response.said.text or (turn.agent.text if len(all_) == 1 else "")
         end = response.end if response.end is not None else turn.end
         attributes: dict[str, Value | None] = {
             s.OPERATION_NAME: s.RESPONSE,
@@ -284,10 +293,10 @@ class Trace:
             s.RESPONSE_MODEL: model,
             # Gemini names no response: the adapter's own key is nobody else's business.
             s.RESPONSE_ID: response.id if response.named and self.provider not in GEMINI else None,
-            s.OUTPUT_TYPE: "text" if said and _is_text(response.usage) else "speech",
+            s.OUTPUT_TYPE: "text" if spoke and _is_text(response.usage) else "speech",
             s.FINISH_REASONS: [response.finish_reason] if response.finish_reason else None,
             s.COMPLETION_START: None if response.first_output is None else _iso(response.first_output),
-            **self._said(*_exchange(turn, response, said)),
+            **said,
         }
         if response.usage is not None:
             attributes |= usage_attributes(response.usage)
@@ -368,16 +377,29 @@ def _is_text(usage: e.Usage | None) -> bool:
     return usage is not None and bool(usage.output_text_tokens) and not usage.output_audio_tokens
 
 
-def _exchange(turn: Turn, response: Response, said: str) -> tuple[list[Message], list[Message]]:
-    """What a response was given and gave: the user's words or the tools' results; words or tool calls."""
+def _exchange(turn: Turn, response: Response, said: str, repeats: bool) -> tuple[list[Message], list[Message]]:
+    """What a response was given and gave: the user's words or the tools' results; words or tool calls. Only its own
+    words where it no longer repeats what other spans tell."""
+    spoken = [chat_message("assistant", said)] if said else []
+    if not repeats:
+        return [], spoken
     end = response.end if response.end is not None else turn.end
     answered = [tool for tool in turn.tools.values() if tool.end is not None and tool.end <= response.start]
     called = [tool for tool in turn.tools.values() if tool.start is not None and response.start <= tool.start <= end]
-    given = tool_messages(answered)
+    given = tool_messages(_last_of(answered))
     if not given and turn.user.text:
         given = [chat_message("user", turn.user.text)]
-    spoken = [chat_message("assistant", said)] if said else []
-    return given, [*tool_messages(called)[:1], *spoken]
+    return given, [*tool_messages(_last_of(called))[:1], *spoken]
+
+
+def _last_of(tools: list[Tool]) -> list[Tool]:
+    room, kept = TOOLS_LIMIT, list[Tool]()
+    for tool in reversed(tools):
+        room -= len(json(tool_messages([tool])))
+        if kept and room < 0:
+            break
+        kept.append(tool)
+    return kept[::-1]
 
 
 def _tool_error(tool: Tool) -> tuple[str | None, str | None]:

@@ -14,27 +14,42 @@ class Said(Struct):
 
     items: dict[str, list[str]] = field(default_factory=dict)
     final: set[str] = field(default_factory=set)
+    # Every event asks these two; joining the text for it would cost ever more.
+    wordless: set[str] = field(default_factory=set)  # items of which nothing has come yet
+    readable: set[str] = field(default_factory=set)  # items with more than blanks
     whole: str | None = None
     anonymous: int = 0
 
     def announce(self, item_id: str) -> None:
-        self.items.setdefault(item_id, [])
+        if item_id not in self.items:
+            self.items[item_id] = []
+            self.wordless.add(item_id)
 
     def add(self, item_id: str | None, text: str, final: bool) -> None:
         item = item_id or f"#{self.anonymous}"
+        if item in self.final and not final:
+            return
+        self.announce(item)
         if final:
-            self.items[item] = [text]
+            self.items[item].clear()
+            self.readable.discard(item)
             self.final.add(item)
             self.anonymous += not item_id
-        elif item not in self.final:
-            self.items.setdefault(item, []).append(text)
+        if text:
+            self.items[item].append(text)
+        if text or final:
+            self.wordless.discard(item)
+        if text.strip():
+            self.readable.add(item)
 
     @property
     def is_awaited(self) -> bool:
         """Something was said of which no word has come yet."""
-        return self.whole is None and any(
-            item not in self.final and not "".join(chunks) for item, chunks in self.items.items()
-        )
+        return self.whole is None and bool(self.wordless)
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self.readable if self.whole is None else self.whole)
 
     @property
     def text(self) -> str:
@@ -147,7 +162,7 @@ class Turn(Struct):
 
     @property
     def agent_has_acted(self) -> bool:
-        return bool(self.answered is not None or self.agent.text or self.tools or self.responses)
+        return bool(self.answered is not None or self.agent.has_text or self.tools or self.responses)
 
     @property
     def busy(self) -> bool:

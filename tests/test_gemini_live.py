@@ -592,3 +592,15 @@ def test_texts_that_may_ask_are_a_question_if_the_model_answers() -> None:
     assert [fact.text for fact in facts("gemini-live", [text, HEARD]) if isinstance(fact, e.HistoryItem)] == ["Hello?"]
     asked = [fact for fact in facts("gemini-live", [text, answer]) if isinstance(fact, e.Transcript)]
     assert [(fact.role, fact.text, fact.typed) for fact in asked] == [("user", "Hello?", True), ("agent", "Hi.", False)]
+
+
+def test_a_models_name_that_is_too_long_for_one_is_left_out() -> None:
+    setup = {"model": "models/" + "m" * 60_000, "systemInstruction": "Be brief."}
+    (told,) = facts("gemini-live", [{"dir": "sent", "message": {"setup": setup}}])
+    assert isinstance(told, e.SessionFacts) and (told.model, told.instructions) == (None, "Be brief.")
+
+
+def test_a_call_that_one_message_cancels_again_and_again_is_cancelled_once() -> None:
+    cancellation = {"toolCallCancellation": {"ids": ["a", "b", "a", "a"]}}
+    told = facts("gemini-live", [{"dir": "received", "message": cancellation}])
+    assert [fact.call_id for fact in told if isinstance(fact, e.ToolResult)] == ["a", "b"]

@@ -1,7 +1,9 @@
 """The mapping: tables of events -> span trees, and the properties that make it a function of the log."""
 
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -641,3 +643,92 @@ def test_every_span_has_its_parent_and_its_own_id(call: list[Any]) -> None:
     ids = [span.span_id for span in spans]
     assert len(set(ids)) == len(ids)
     assert {span.parent_span_id for span in spans} <= {*ids, ""}
+
+
+# What a page may cost that floods its session
+
+
+def many(n: int, line: Line, **each: Any) -> list[Line]:
+    """The line so many times, with what differs from one to the next."""
+    return [{**line, **{key: value(i) for key, value in each.items()}} for i in range(n)]
+
+
+def items_of_a_turn_that_settles(n: int) -> list[Line]:
+    words = many(n, {"type": "transcript", "role": "user", "text": "a", "turn_id": "t"}, item_id=str)
+    return [*words, {"type": "turn_start", "turn_id": "next"}, *many(n, {"type": "mark", "name": "m"})]
+
+
+def interruptions_among_open_turns(n: int) -> list[Line]:
+    return [*many(n, {"type": "turn_start"}, turn_id=str), *many(n, {"type": "interrupted"})]
+
+
+def ends_said_again_and_again(n: int) -> list[Line]:
+    return many(n, {"type": "session_end", "reason": "page_closed"})
+
+
+def ends_of_a_page_that_went_on(n: int) -> list[Line]:
+    ends = many(n, {"type": "session_end", "reason": "page_closed", "ts": T0 - 40_000})
+    return [*ends, *many(n, {"type": "mark", "name": "m"})]
+
+
+def ends_after_the_end(n: int) -> list[Line]:
+    return [{"type": "session_end", "ts": T0 - 5_000}, *many(n, {"type": "session_end"})]
+
+
+def busy_turns_that_settle_one_by_one(n: int) -> list[Line]:
+    starts = many(n, {"type": "turn_start"}, turn_id=str)
+    calls = many(n, {"type": "tool_call", "name": "look"}, call_id=str)
+    lines = [line for pair in zip(starts, calls, strict=True) for line in pair]
+    return [line | {"ts": T0 + number / 8} for number, line in enumerate(lines)]
+
+
+FLOODS = [
+    items_of_a_turn_that_settles,
+    interruptions_among_open_turns,
+    ends_said_again_and_again,
+    ends_of_a_page_that_went_on,
+    ends_after_the_end,
+    busy_turns_that_settle_one_by_one,
+]
+
+
+def calls_in(work: Callable[[], None]) -> int:
+    """Functions entered, Python's and C's: what is done, whatever the machine's speed."""
+    count = 0
+
+    def entered(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(entered)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_an_event_costs_the_same_however_many_came_before(flood: Callable[[int], list[Line]]) -> None:
+    def cost(n: int) -> int:
+        session, lines = Session(SESSION), batch(*numbered(flood(n)))
+
+        def work() -> None:
+            session.apply(lines, at=T0)
+            session.advance(T0 + 10_000)
+
+        return calls_in(work)
+
+    assert cost(800) < 3 * cost(400)
+
+
+def test_turns_that_settle_one_by_one_do_not_put_what_waits_in_order_each_time() -> None:
+    def cost(n: int) -> int:
+        session = Session(SESSION)
+        turns = many(n, {"type": "turn_start"}, turn_id=str, ts=lambda i: T0 + i * 750 / n)
+        session.apply(batch(*numbered(turns)), at=T0)
+        marks = many(n, {"type": "mark", "name": "m"})
+        session.apply(batch(*numbered(marks), source="other"), at=T0 + 2_500)
+        return calls_in(lambda: session.advance(T0 + 4_400))
+
+    assert cost(800) < 3 * cost(400)

@@ -266,3 +266,50 @@ def test_spans_of_a_session_that_runs_are_those_so_far_marked_open() -> None:
     spans, summary = session.so_far()
     assert summary.status == "open" and all(span.open for span in spans)
     assert msgspec.json.encode(session.so_far()) == before, "looking changes nothing"
+
+
+# What a span may hold, and what a turn's spans may together
+
+
+def spans_told(*lines: Any) -> list[Span]:
+    session = Session("long")
+    session.apply(e.Accepted([Raw(msgspec.json.encode({"seq": n, **line})) for n, line in enumerate(lines)]), at=1e12)
+    session.advance(float("inf"))
+    return session.take()
+
+
+def tools(n: int, result: str) -> list[Any]:
+    calls = [{"type": "tool_call", "call_id": f"c{i}", "name": "look", "turn_id": "t"} for i in range(n)]
+    return calls + [{"type": "tool_result", "call_id": f"c{i}", "result": result} for i in range(n)]
+
+
+def test_a_response_that_answers_many_tools_tells_of_the_last_ones() -> None:
+    spans = spans_told(*tools(120, "x" * 60_000), {"type": "response_start", "response_id": "r", "turn_id": "t"})
+    (response,) = started(spans, "generate_content")
+    given = str(response.attributes[s.OBSERVATION_INPUT])
+    assert len(given) < 512 * 1024
+    assert json.loads(given)[-1]["tool_call_id"] == "c119"
+
+
+def test_a_response_that_calls_many_tools_tells_of_the_last_ones() -> None:
+    called = [{**line, "arguments": "y" * 60_000} for line in tools(120, "x")[:120]]
+    spans = spans_told({"type": "response_start", "response_id": "r", "turn_id": "t"}, *called)
+    (response,) = started(spans, "generate_content")
+    assert len(str(response.attributes[s.OUTPUT_MESSAGES])) < 512 * 1024
+
+
+def test_a_single_tool_is_told_of_however_long_it_is() -> None:
+    spans = spans_told(*tools(1, "\x00" * 100_000), {"type": "response_start", "response_id": "r", "turn_id": "t"})
+    (response,) = started(spans, "generate_content")
+    assert "\\u0000" in str(response.attributes[s.OBSERVATION_INPUT])
+
+
+def test_what_the_responses_of_a_turn_repeat_is_bounded() -> None:
+    responses = [{"type": "response_start", "response_id": f"r{i}", "turn_id": "t"} for i in range(900)]
+    asked = {"type": "transcript", "role": "user", "text": "x" * 60_000, "turn_id": "t"}
+    said = {"type": "transcript", "role": "agent", "text": "Yes.", "turn_id": "t", "response_id": "r899"}
+    spans = started(spans_told(asked, *responses, said), "generate_content")
+    assert len(spans) == 900
+    assert s.OBSERVATION_INPUT in spans[0].attributes
+    assert "Yes." in str(spans[-1].attributes[s.OBSERVATION_OUTPUT])
+    assert sum(len(str(span.attributes)) for span in spans) < 6 * 1024 * 1024

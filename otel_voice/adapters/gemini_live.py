@@ -421,7 +421,7 @@ class GeminiLive:
             )
 
     def _cancellation(self, cancelled: Cancellation) -> Facts:
-        for call_id in cancelled.ids:
+        for call_id in dict.fromkeys(cancelled.ids):
             call = self.calls.get(call_id)
             if call is not None:
                 call.open = False
