@@ -50,7 +50,7 @@ fuzz: .venv/.installed ## a million inputs at the decoder; writes benchmarks/fuz
 	tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
 	$(PYTHON) -m venv "$$tools"; "$$tools/bin/pip" install --quiet --require-hashes -r requirements-dev.lock; \
 	"$$tools/bin/pip" install --quiet atheris==3.0.0; \
-	"$$tools/bin/python" -m benchmarks.fuzz
+	"$$tools/bin/python" -m benchmarks.fuzz $(FUZZ)
 
 components: .venv/.python ## the collector and Jaeger for the tests, built once into the cache folder
 	$(BIN)/python -m tests.components.build

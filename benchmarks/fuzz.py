@@ -2,9 +2,9 @@
 
     python -m benchmarks.fuzz [--inputs 1000000] [--minutes M] [--workers 2]
 
-Two generators: atheris, guided by coverage (`make fuzz` installs it; no lock has it, for nothing else needs it), and the
-strategies of `tests/test_fuzz.py`. Each runs in a process of its own, for atheris never returns; what they have done
-lies in files that outlive them. An input is one or more bodies of one session, apart by RS as in a JSON text sequence.
+Two generators: atheris, guided by coverage (`make fuzz` installs it; no lock has it, since nothing else needs it), and
+the strategies of `tests/test_fuzz.py`. Each runs in a process of its own, for atheris never returns; what they did lies
+in files that outlive them. An input is one or more bodies of one session, apart by RS as in a JSON text sequence.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ PROGRESS_S = 10
 ENCODER = Encoder({"service.name": "fuzz"}, "0")
 # Sorting events asks nothing but the time.
 _NOTHING: Any = None
-RECEIVER = Receiver(_NOTHING, _NOTHING, _NOTHING, _NOTHING, lambda: START_S)
+RECEIVER = Receiver(_NOTHING, _NOTHING, _NOTHING, _NOTHING, _NOTHING, lambda: START_S)
 
 Log = list[tuple[float, e.Record]]
 

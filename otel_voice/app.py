@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from otel_voice import __version__
-from otel_voice.edge import JSON, TIME_HEADER, Gate, HostCheck, Rejected, rejection
+from otel_voice.edge import JSON, TIME_HEADER, Gate, HostCheck, Load, Rejected, rejection
 from otel_voice.exporter import Exporter, client
 from otel_voice.metrics import Metrics
 from otel_voice.otlp import Encoder
@@ -71,7 +71,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> St
             stack.push_async_callback(_stop, _background(app, retention.run()))
             tokens = Tokens((settings.token_key or "").encode() or load_key(settings.data_dir))
             gate = Gate(settings, tokens, clock)
-            app.router.routes += Receiver(sessions, store, tokens, gate, clock).routes()
+            app.router.routes += Receiver(sessions, store, tokens, gate, app.state.load, clock).routes()
             app.router.routes += Viewer(sessions, store, gate).routes()
             app.router.routes += Metrics(sessions, store, exporter).routes()
             yield
@@ -93,7 +93,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> St
         ],
         exception_handlers=EXCEPTIONS,
     )
-    app.state.failed = False
+    app.state.failed, app.state.load = False, Load()
     return app
 
 
@@ -102,8 +102,8 @@ async def _ok(request: Request) -> Response:
 
 
 async def _ready(request: Request) -> Response:
-    store: Store = request.app.state.store
-    why = store.refuses
+    load: Load = request.app.state.load
+    why = request.app.state.store.refuses or ("there is too much to do" if load.is_too_much else None)
     return PlainTextResponse("ok\n") if why is None else PlainTextResponse(f"{why}\n", 503)
 
 

@@ -26,10 +26,12 @@ BODY_BYTES = 2**20
 INFLATED_BYTES = 2 * 2**20
 # A body takes no longer, or its sender is not sending.
 BODY_S = 30.0
-# Bodies in memory, in all; and requests that wait for their commit and answer: whoever comes on top of them would wait
-# longer than it takes to send again.
+# Bodies in memory, in all.
 IN_HAND_BYTES = 128 * 2**20
+# Requests that wait for their commit and answer, and what is in them: whoever came on top of these would wait for some
+# half a second, and is told to come again instead.
 UNDER_WAY = 256
+UNDER_WAY_BYTES = 512 * 2**10
 
 
 class Rejected(Exception):
@@ -63,12 +65,16 @@ class Load:
 
     def __init__(self, body_s: float = BODY_S) -> None:
         self.body_s = body_s
-        self.bytes = self.under_way = 0
+        self.bytes = self.under_way = self.under_way_bytes = 0
+
+    @property
+    def is_too_much(self) -> bool:
+        return self.under_way >= UNDER_WAY or self.under_way_bytes > UNDER_WAY_BYTES or self.bytes > IN_HAND_BYTES
 
     @contextlib.contextmanager
     def request(self) -> Iterator[InHand]:
         """One request's part of it, as long as it lasts. Raises Rejected: 503, early, before anything is read."""
-        if self.under_way >= UNDER_WAY or self.bytes > IN_HAND_BYTES:
+        if self.is_too_much:
             raise Rejected(503, "the receiver has too much to do; send it again", retry_after=1)
         part = InHand(self)
         try:
@@ -92,11 +98,14 @@ class InHand:
     def work(self) -> None:
         """The body is here: from now on it is us the sender waits for."""
         self._load.under_way += 1
+        self._load.under_way_bytes += self._bytes
         self._read = True
 
     def release(self) -> None:
         self._load.bytes -= self._bytes
-        self._load.under_way -= self._read
+        if self._read:
+            self._load.under_way -= 1
+            self._load.under_way_bytes -= self._bytes
 
 
 # Bodies

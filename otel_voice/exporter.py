@@ -33,6 +33,10 @@ JOIN_SPANS = 512
 LONGEST_WAIT_S = 30.0
 # What the next hop asks for is granted up to this.
 LONGEST_ASKED_S = 300.0
+# Failures in a row from which on it may be a span's fault; a hop that has a bad moment gets the same request again.
+PATIENCE = 3
+# A span that fails alone makes way for the others for so long, or until there are none.
+ASIDE_S = 60.0
 # Dead letters that are to be sent again come from another process, which cannot wake this one.
 IDLE_S = 5.0
 # What an answer has to say is short; the rest of a long one is not read.
@@ -46,8 +50,9 @@ REFUSED = frozenset({400, 413, 422})
 
 class Verdict(Enum):
     TAKEN = "taken"
-    RETRY = "retry"
+    AWAY = "away"
     LATE = "late"
+    RETRY = "retry"
     SPLIT = "split"
     MISCONFIGURED = "misconfigured"
 
@@ -84,7 +89,7 @@ async def post(http: httpx.AsyncClient, export: Export, body: bytes) -> Answer:
     except httpx.InvalidURL as error:
         return Answer(Verdict.MISCONFIGURED, f"{type(error).__name__}: {error}")
     except httpx.HTTPError as error:
-        return Answer(Verdict.RETRY, f"{type(error).__name__}: {error}".rstrip(": "))
+        return Answer(Verdict.AWAY, f"{type(error).__name__}: {error}".rstrip(": "))
 
 
 def _without_secrets(export: Export, body: bytes) -> bytes:
@@ -180,8 +185,9 @@ class Exporter:
         self._stopping = False
         self._failures = 0
         self._said_failing_at: float | None = None
-        # A hop that is too slow for a large request may take a small one.
+        # A hop that fails for a large request may take a small one, and all but the one span that makes it fail.
         self._spans = JOIN_SPANS
+        self._aside: dict[int, float] = {}
         self._failing, self._refused = OnceAMinute(clock), OnceAMinute(clock)
         self.last_error: str | None = None
 
@@ -214,13 +220,30 @@ class Exporter:
     async def drain_once(self) -> bool:
         """Sends one request's worth; False when nothing was pending."""
         try:
-            rows = await asyncio.to_thread(self._store.reader.pending, self._spans, JOIN_BYTES)
+            rows = await asyncio.to_thread(self._next)
         except Unavailable as error:
-            await self._fail(Answer(Verdict.RETRY, f"store: {error}"))
+            await self._fail(Answer(Verdict.AWAY, f"store: {error}"))
             return True
         if rows:
             await self._send(rows)
         return bool(rows)
+
+    def _next(self) -> list[Pending]:
+        """What to send now: a span that has made way long enough, else others, else one that makes way."""
+        now = self._clock()
+        due = [id_ for id_, until in self._aside.items() if until <= now]
+        return (
+            self._one_of(due)
+            or self._store.reader.pending(self._spans, JOIN_BYTES, self._aside)
+            or self._one_of(list(self._aside))
+        )
+
+    def _one_of(self, aside: list[int]) -> list[Pending]:
+        for id_ in aside:
+            if (row := self._store.reader.pending_row(id_)) is not None:
+                return [row]
+            del self._aside[id_]  # erased, or dropped
+        return []
 
     async def _send(self, rows: list[Pending]) -> None:
         answer = await post(self._http, self._export, b"".join(row.body for row in rows))
@@ -229,6 +252,7 @@ class Exporter:
         if answer.verdict is Verdict.TAKEN:
             await self._stored(lambda: self._store.delivered([row.id for row in rows]))
             self._spans = min(JOIN_SPANS, self._spans * 2)
+            self._forget(rows)
         elif answer.verdict is Verdict.SPLIT and len(rows) > 1:
             half = len(rows) // 2
             await self._send(rows[:half])
@@ -236,10 +260,22 @@ class Exporter:
         elif answer.verdict is Verdict.SPLIT:
             self._refused.say(log.error, "a span was refused, see `otel-voice dead-letters`: %s", answer.reason)
             await self._stored(lambda: self._store.set_aside(rows[0], answer.reason))
+            self._forget(rows)
         else:
-            if answer.verdict is Verdict.LATE:
-                self._spans = max(1, len(rows) // 2)
+            known = self._failures >= PATIENCE or rows[0].id in self._aside
+            if answer.verdict is Verdict.LATE or (answer.verdict is not Verdict.AWAY and known):
+                self._make_way(rows)
             await self._fail(answer)
+
+    def _make_way(self, rows: list[Pending]) -> None:
+        if len(rows) == 1:
+            self._aside[rows[0].id] = self._clock() + ASIDE_S
+        else:
+            self._spans = len(rows) // 2
+
+    def _forget(self, rows: list[Pending]) -> None:
+        for row in rows:
+            self._aside.pop(row.id, None)
 
     async def _stored(self, write: Callable[[], asyncio.Future[None]]) -> None:
         """The next hop has the rows already: to write that down is tried until the store can."""
@@ -247,7 +283,7 @@ class Exporter:
             try:
                 return await write()
             except Unavailable as error:
-                await self._fail(Answer(Verdict.RETRY, f"store: {error}"))
+                await self._fail(Answer(Verdict.AWAY, f"store: {error}"))
                 if self._stopping:
                     return
 

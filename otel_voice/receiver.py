@@ -51,11 +51,10 @@ class Verdict(Struct):
 
 class Receiver:
     def __init__(
-        self, sessions: Sessions, store: Store, tokens: Tokens, gate: Gate, clock: Callable[[], float]
+        self, sessions: Sessions, store: Store, tokens: Tokens, gate: Gate, load: Load, clock: Callable[[], float]
     ) -> None:
         self._sessions, self._store, self._tokens = sessions, store, tokens
-        self._gate, self._clock = gate, clock
-        self._load = Load()
+        self._gate, self._load, self._clock = gate, load, clock
 
     def routes(self) -> list[Route]:
         return [

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import anyio
 import httpx
+from starlette.datastructures import State
 
 from otel_voice.app import create_app
 from otel_voice.settings import Settings
@@ -41,8 +42,8 @@ class Clock:
 class App:
     """What a test says to the app, and what it looks at beside it."""
 
-    def __init__(self, client: httpx.AsyncClient, clock: Clock, data_dir: Path) -> None:
-        self.client, self.clock, self.data_dir = client, clock, data_dir
+    def __init__(self, client: httpx.AsyncClient, clock: Clock, data_dir: Path, state: State) -> None:
+        self.client, self.clock, self.data_dir, self.state = client, clock, data_dir, state
 
     def token(self, session_id: str = SESSION, expires_in_s: float = 3600) -> str:
         return Tokens(TOKEN_KEY.encode()).mint(session_id, self.clock.now + expires_in_s)
@@ -84,7 +85,7 @@ async def running(data_dir: Path, **settings: Any) -> AsyncIterator[App]:
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8770") as client,
     ):
-        yield App(client, clock, data_dir)
+        yield App(client, clock, data_dir, app.state)
 
 
 async def until(condition: Callable[[], Found | None], deadline_s: float = 10) -> Found:

@@ -53,6 +53,17 @@ async def test_a_request_on_top_of_too_many_is_503_before_anything_of_it_is_read
         assert load.under_way == 0
 
 
+async def test_a_request_on_top_of_too_much_is_503_and_a_large_one_alone_is_none() -> None:
+    load = Load()
+    with load.request() as large:
+        assert len(await body_of(request_of(b"x" * 2**20), TEXT, large)) == 2**20
+        with pytest.raises(Rejected) as rejected, load.request():
+            pass
+        assert rejected.value.status == 503
+    with load.request() as next_:
+        assert await body_of(request_of(b"x"), TEXT, next_) == b"x"
+
+
 async def test_requests_that_are_still_being_sent_are_in_nobodys_way() -> None:
     load = Load()
     with contextlib.ExitStack() as slow:

@@ -302,6 +302,66 @@ async def test_what_works_again_is_said_once(
     assert "works again after 3 s" in caplog.text
 
 
+# A span that fails for ever
+
+
+FAILURES = {
+    "500": Reply(500),
+    "503": Reply(503),
+    "401": Reply(401),
+    "a web page": Reply(200, b"<!doctype html>", {"Content-Type": "text/html"}),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+async def test_one_span_that_always_makes_the_hop_fail_does_not_hold_up_the_others_and_is_kept(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, failure: Reply
+) -> None:
+    box = outbox()
+    await box.fill(40)
+    langfuse_server.refuses, langfuse_server.refusal = lambda span: span.name == "span 6", failure
+    for _ in range(60):
+        await box.exporter.drain_once()
+    assert box.ledger == (39, 1, 0)
+    await box.fill(40)
+    asked = len(langfuse_server.requests)
+    while box.ledger != (79, 1, 0):
+        assert await box.exporter.drain_once()
+    assert len(langfuse_server.requests) - asked < 20
+    langfuse_server.refuses = lambda span: False
+    await box.drain()
+    assert box.ledger == (80, 0, 0)
+
+
+async def test_a_span_that_makes_way_and_is_erased_meanwhile_is_forgotten(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    await box.fill(1)
+    langfuse_server.refuses, langfuse_server.refusal = lambda span: True, Reply(500)
+    for _ in range(5):
+        assert await box.exporter.drain_once()
+    await box.store.erase(1)
+    assert not await box.exporter.drain_once()
+
+
+async def test_a_span_that_makes_way_for_others_has_its_turn_though_they_never_end(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    await box.fill(2)
+    langfuse_server.refuses, langfuse_server.refusal = lambda span: span.name == "span 0", Reply(500)
+    tried: list[float] = []
+    while box.time.now < 200:
+        await box.fill(1)
+        box.time.now += 1
+        seen = len(langfuse_server.requests)
+        await box.exporter.drain_once()
+        tried += [box.time.now for request in langfuse_server.requests[seen:] if named(request.spans) == ["span 0"]]
+    assert 2 <= len(tried) <= 6
+    assert box.ledger[1] == 1
+
+
 # Hurry and stop
 
 

@@ -646,10 +646,3 @@ async def test_only_sessions_that_time_will_touch_are_open(store: Store) -> None
     await appending(store, 2, b"x")
     await flushing(store, row(1), row(2, due=None), flushed=2)
     assert [each.no for each in store.reader.open_sessions()] == [1]
-
-
-async def test_too_much_to_write_is_said_early(store: Store) -> None:
-    asked = [appending(store, 1, b"x" * 2**20) for _ in range(66)]
-    assert store.refuses == "the store is behind"
-    await asyncio.gather(*asked)
-    assert store.refuses is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from otel_voice.store.file import FILE, VERSION, as_unavailable
@@ -92,18 +92,24 @@ class Reader:
 
     # Spans on their way
 
-    def pending(self, spans: int, size: int) -> list[Pending]:
-        """The first rows of the outbox: as many as `spans` and, past the first one, `size` bytes allow."""
+    def pending(self, spans: int, size: int, without: Collection[int] = ()) -> list[Pending]:
+        """The first rows of the outbox but some: as many as `spans` and, past the first one, `size` bytes allow."""
         rows: list[Pending] = []
         with self._reading() as db:
-            found = db.execute("SELECT id, session, body FROM outbox ORDER BY id LIMIT ?", (spans,))
+            found = db.execute("SELECT id, session, body FROM outbox ORDER BY id LIMIT ?", (spans + len(without),))
             for row in map(Pending._make, found):
+                if row.id in without:
+                    continue
                 size -= len(row.body)
-                if rows and size < 0:
+                if rows and (size < 0 or len(rows) == spans):
                     break
                 rows.append(row)
             found.close()
         return rows
+
+    def pending_row(self, id_: int) -> Pending | None:
+        rows = self._all("SELECT id, session, body FROM outbox WHERE id = ?", (id_,))
+        return Pending(*rows[0]) if rows else None  # type: ignore[arg-type]
 
     def last_pending(self) -> int:
         """The number of the outbox's last row; 0 where it has none."""

@@ -21,9 +21,8 @@ from otel_voice.store.rows import Append, Damaged, Flush, Pending, SessionRow, U
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-# A commit takes what came meanwhile; past this many bytes in the queue, new work is refused.
+# A commit takes what came meanwhile.
 GROUP = 1_000
-QUEUE_BYTES = 64 * 2**20
 # Spans of no session: a process's own, by its span processor.
 NO_SESSION = 0
 
@@ -175,8 +174,6 @@ class Store:
         """Why it takes no new work, in a clause; what was accepted is still written."""
         if not self._thread.is_alive():
             return "the store has stopped"
-        if self.queued_bytes > QUEUE_BYTES:
-            return "the store is behind"
         if self.used_bytes > self.max_bytes:
             return f"the store is full ({self.used_bytes >> 20} MiB), and what is in it is not delivered yet"
         return None
