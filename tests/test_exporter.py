@@ -244,7 +244,7 @@ NOON = "Mon, 23 Nov 2026 12:00:00 GMT"
         ({"Retry-After": "soon"}, 1),
     ],
 )
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [429, 500, 503])
 async def test_retry_after_is_honoured_within_reason(
     outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, status: int, headers: dict[str, str], waited: float
 ) -> None:
