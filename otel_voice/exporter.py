@@ -35,8 +35,8 @@ LONGEST_WAIT_S = 30.0
 LONGEST_ASKED_S = 300.0
 # Failures in a row from which on it may be a span's fault; a hop that has a bad moment gets the same request again.
 PATIENCE = 3
-# A span that fails alone makes way for the others for so long, or until there are none.
-ASIDE_S = 60.0
+# A span that fails alone makes way for the others for so long.
+ASIDE_S = 30.0
 # Dead letters that are to be sent again come from another process, which cannot wake this one.
 IDLE_S = 5.0
 # What an answer has to say is short; the rest of a long one is not read.
@@ -132,7 +132,7 @@ def _rejected(headers: Mapping[str, str], body: bytes) -> str:
             response = json_format.Parse(body, ExportTraceServiceResponse(), ignore_unknown_fields=True)
         else:
             response = ExportTraceServiceResponse.FromString(body)
-    except (DecodeError, json_format.ParseError):  # the status said that it was taken
+    except (DecodeError, json_format.ParseError, ValueError, RecursionError):  # the status said that it was taken
         return ""
     partial = response.partial_success
     return (
@@ -151,7 +151,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         until, said = parsedate_to_datetime(asked), parsedate_to_datetime(headers.get("date", ""))
         # Without a zone both are in UTC.
         return max(0.0, (until.replace(tzinfo=UTC) - said.replace(tzinfo=UTC)).total_seconds())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -187,7 +187,9 @@ class Exporter:
         self._said_failing_at: float | None = None
         # A hop that fails for a large request may take a small one, and all but the one span that makes it fail.
         self._spans = JOIN_SPANS
+        # By number, until when.
         self._aside: dict[int, float] = {}
+        self._turn_of_aside = False
         self._failing, self._refused = OnceAMinute(clock), OnceAMinute(clock)
         self.last_error: str | None = None
 
@@ -229,30 +231,29 @@ class Exporter:
         return bool(rows)
 
     def _next(self) -> list[Pending]:
-        """What to send now: a span that has made way long enough, else others, else one that makes way."""
-        now = self._clock()
-        due = [id_ for id_, until in self._aside.items() if until <= now]
-        return (
-            self._one_of(due)
-            or self._store.reader.pending(self._spans, JOIN_BYTES, self._aside)
-            or self._one_of(list(self._aside))
-        )
+        """What to send now: by turns others and a span that has made way long enough."""
+        self._turn_of_aside = not self._turn_of_aside
+        if self._turn_of_aside and (row := self._one_that_made_way()) is not None:
+            return [row]
+        if rows := self._store.reader.pending(self._spans, JOIN_BYTES, self._aside):
+            return rows
+        row = self._one_that_made_way()
+        return [] if row is None else [row]
 
-    def _one_of(self, aside: list[int]) -> list[Pending]:
-        for id_ in aside:
+    def _one_that_made_way(self) -> Pending | None:
+        now = self._clock()
+        for id_ in [id_ for id_, until in self._aside.items() if until <= now]:
             if (row := self._store.reader.pending_row(id_)) is not None:
-                return [row]
+                return row
             del self._aside[id_]  # erased, or dropped
-        return []
+        return None
 
     async def _send(self, rows: list[Pending]) -> None:
         answer = await post(self._http, self._export, b"".join(row.body for row in rows))
-        if answer.verdict in (Verdict.TAKEN, Verdict.SPLIT):
-            self._recover()
         if answer.verdict is Verdict.TAKEN:
             await self._stored(lambda: self._store.delivered([row.id for row in rows]))
             self._spans = min(JOIN_SPANS, self._spans * 2)
-            self._forget(rows)
+            self._recover(rows)
         elif answer.verdict is Verdict.SPLIT and len(rows) > 1:
             half = len(rows) // 2
             await self._send(rows[:half])
@@ -260,22 +261,21 @@ class Exporter:
         elif answer.verdict is Verdict.SPLIT:
             self._refused.say(log.error, "a span was refused, see `otel-voice dead-letters`: %s", answer.reason)
             await self._stored(lambda: self._store.set_aside(rows[0], answer.reason))
-            self._forget(rows)
-        else:
-            known = self._failures >= PATIENCE or rows[0].id in self._aside
-            if answer.verdict is Verdict.LATE or (answer.verdict is not Verdict.AWAY and known):
-                self._make_way(rows)
-            await self._fail(answer)
-
-    def _make_way(self, rows: list[Pending]) -> None:
-        if len(rows) == 1:
+            self._recover(rows)
+        elif rows[0].id in self._aside and answer.verdict is not Verdict.AWAY:
+            # Its own fault, it seems: the others need not wait for it.
+            self._say(answer)
             self._aside[rows[0].id] = self._clock() + ASIDE_S
         else:
-            self._spans = len(rows) // 2
+            known = self._failures >= PATIENCE and answer.verdict is not Verdict.AWAY
+            if known or answer.verdict is Verdict.LATE:
+                await asyncio.to_thread(self._ask_for_less, rows)
+            await self._fail(answer)
 
-    def _forget(self, rows: list[Pending]) -> None:
-        for row in rows:
-            self._aside.pop(row.id, None)
+    def _ask_for_less(self, rows: list[Pending]) -> None:
+        self._spans = max(1, len(rows) // 2)
+        if len(rows) == 1 and self._store.reader.pending(1, 0, {rows[0].id, *self._aside}):
+            self._aside[rows[0].id] = self._clock() + ASIDE_S
 
     async def _stored(self, write: Callable[[], asyncio.Future[None]]) -> None:
         """The next hop has the rows already: to write that down is tried until the store can."""
@@ -287,7 +287,9 @@ class Exporter:
                 if self._stopping:
                     return
 
-    def _recover(self) -> None:
+    def _recover(self, rows: list[Pending]) -> None:
+        for row in rows:
+            self._aside.pop(row.id, None)
         if self._said_failing_at is not None:
             log.info("export to %s works again after %.0f s", self._export.url, self._clock() - self._said_failing_at)
         self._failures, self._said_failing_at, self.last_error = 0, None, None

@@ -63,7 +63,7 @@ class Heard:
         now = self.clock()
         try:
             said = parsedate_to_datetime(response.headers.get("date", "")).replace(tzinfo=UTC).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             return
         # A date has lost half a second on average.
         ahead = (self._sent_at + now) / 2 - (said + 0.5)

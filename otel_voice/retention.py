@@ -29,7 +29,7 @@ class Retention:
     ) -> None:
         self._store, self._sessions, self._clock = store, sessions, clock
         self._days, self._delivered = days, delivered
-        self._seen = 0
+        self._seen, self._was_pressed = 0, False
         self._rest_until = 0.0
         self._full = OnceAMinute()
 
@@ -52,6 +52,9 @@ class Retention:
             self._full.say(log.error, "new work is refused: %s; see `otel-voice doctor`", why)
         if not self._pressed and self._clock() < self._rest_until:
             return
+        if self._pressed and not self._was_pressed:
+            self._seen = 0  # the oldest first
+        self._was_pressed = self._pressed
         old = self._clock() * 1000 - self._days * DAY_MS
         before = float("inf") if self._pressed else old
         past, last = await asyncio.to_thread(self._store.reader.past, self._seen, before, self._delivered)

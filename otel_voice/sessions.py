@@ -32,6 +32,8 @@ IN_FLIGHT = 64
 SESSION_BYTES = 64 * 2**20
 # Sessions are caches of their logs: beyond so many, the ones that nothing came for longest are read again when it does.
 IN_MEMORY = 20_000
+# Of the many that may be due after an outage, so many are loaded before what came of them is written down.
+AT_ONCE = 500
 
 
 class Busy(Exception):
@@ -58,7 +60,8 @@ class Open:
         # When time comes by, the next one last; an earlier one is put on top, so there are few.
         self.wakes: list[float] = []
         self.over_since: float | None = None
-        self.erased = False
+        # On its way out, and out.
+        self.leaving = self.erased = False
         self.broken = False
         self.row: SessionRow | None = None
 
@@ -170,10 +173,17 @@ class Sessions:
     async def tick(self) -> None:
         """Does what is due in the sessions, and writes down what came of it."""
         now = self._safe_now()
+        advanced = 0
         while self._due and self._due[0][0] <= now:
             at, no, session_id = heapq.heappop(self._due)
             if self._is_awaited(session_id, at):
                 await self._advance(session_id, no, now)
+                advanced += 1
+                if advanced % AT_ONCE == 0:
+                    await self._settle()
+        await self._settle()
+
+    async def _settle(self) -> None:
         await self.flush()
         self._let_sleep()
 
@@ -287,16 +297,15 @@ class Sessions:
 
     def _apply(self, entry: Open, record: e.Record, at: float, log_id: int) -> None:
         entry.new = False
-        if not entry.erased:
+        if not entry.leaving:
             # Last, as the one that something came for.
             self._open.pop(entry.session.id, None)
             self._open[entry.session.id] = entry
         self._applied = log_id
-        if not entry.erased:
-            entry.attempt(lambda: entry.session.apply(record, at))
-            self._collect(entry)
-            self._dirty[entry.no] = entry
-            self._schedule(entry)
+        entry.attempt(lambda: entry.session.apply(record, at))
+        self._collect(entry)
+        self._dirty[entry.no] = entry
+        self._schedule(entry)
 
     async def _get(self, session_id: str) -> Open:
         """A session, from memory or from the store, or a new one. Only one caller loads, none while it is erased."""
@@ -306,8 +315,13 @@ class Sessions:
 
     def _begin(self, session_id: str, work: Coroutine[None, None, None]) -> asyncio.Future[None]:
         future = self._under_way[session_id] = asyncio.ensure_future(work)
-        future.add_done_callback(lambda _: self._under_way.pop(session_id, None))
+        future.add_done_callback(lambda done: self._end(session_id, done))
         return future
+
+    def _end(self, session_id: str, done: asyncio.Future[None]) -> None:
+        # Another may have begun in the moment before this is called.
+        if self._under_way.get(session_id) is done:
+            del self._under_way[session_id]
 
     async def _load(self, session_id: str) -> None:
         row = await asyncio.to_thread(self._store.reader.session, session_id)
@@ -342,7 +356,8 @@ class Sessions:
 
     async def stop(self) -> None:
         """The last flush: the rows say all that came, for nobody will tell the rest before the next start."""
-        self._dirty |= {entry.no: entry for entry in self._open.values() if entry.session.waiting}
+        waiting = (entry for entry in self._open.values() if entry.session.waiting)
+        self._dirty |= {entry.no: entry for entry in islice(waiting, AT_ONCE)}
         await asyncio.shield(asyncio.ensure_future(self._flush(so_far=True)))
 
     async def _flush(self, so_far: bool = False) -> None:
@@ -397,18 +412,25 @@ class Sessions:
         return await asyncio.to_thread(look, self._store.reader, session_id, self._capture, self._safe_now())
 
     async def erase(self, session_id: str) -> bool:
-        """Forgets a session: log, spans, summary. False if nobody knows it."""
+        """Forgets a session: log, spans, summary. False if nobody knows it. Raises Unavailable, and then nothing is."""
         entry = await self._get(session_id)
         known = not entry.new or entry.in_flight > 0
-        entry.erased = True
+        entry.leaving = True
         self._open.pop(session_id, None)
-        self._dirty.pop(entry.no, None)
-        self._unsaved = [(other, body) for other, body in self._unsaved if other is not entry]
         await asyncio.shield(self._begin(session_id, self._store_erase(entry)))
         return known
 
     async def _store_erase(self, entry: Open) -> None:
-        await self._store.erase(entry.no)
+        # No flush in between: it would leave the session out, and say that it took all of the log into account.
+        async with self._flushing:
+            entry.erased = True
+            try:
+                await self._store.erase(entry.no)
+            except Unavailable:
+                entry.leaving = entry.erased = False
+                self._open[entry.session.id] = entry
+                self._schedule(entry)
+                raise
 
     async def retire(self, no: int, session_id: str, delivered: bool) -> None:
         """Lets go of a session that is past, unless something has come for it. Raises Unavailable."""

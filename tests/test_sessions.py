@@ -428,6 +428,53 @@ async def test_an_erased_session_is_gone_and_may_begin_anew(tmp_path: Path, cloc
 
 
 @pytest.mark.parametrize("restarted", [False, True])
+async def test_an_erasure_that_fails_leaves_the_session_as_it_was(
+    tmp_path: Path, clock: Clock, restarted: bool
+) -> None:
+    page, other = Page("s", clock), Page("other", clock)
+    async with started(tmp_path, clock) as first:
+        await first.sessions.accept("s", page.batch(turn(0)))
+        await first.sessions.accept("s", page.batch(turn(1)))
+        with without(tmp_path, "dead_letters"), pytest.raises(Unavailable):
+            await first.sessions.erase("s")
+        await first.sessions.accept("other", other.batch(turn(0)))
+        await pass_time(first, clock, 1)
+        if not restarted:
+            await first.sessions.accept("s", page.batch(turn(2)))
+            await pass_time(first, clock, OVER, 60)
+            assert sorted(first.names) == ["invoke_agent"] * 4 + ["voice_session"] * 2
+    async with started(tmp_path, clock) as second:
+        await pass_time(second, clock, OVER, 60)
+        assert second.store.reader.counted_ledger().adds_up
+        assert second.store.reader.counted_ledger() == second.store.reader.ledger()
+        looked = await second.sessions.look("s")
+        assert looked is not None
+        assert looked[1].turn_count == (2 if restarted else 3)
+
+
+async def test_an_erasure_that_begins_as_a_load_ends_keeps_later_events_whole(tmp_path: Path, clock: Clock) -> None:
+    page = Page("s", clock)
+    async with started(tmp_path, clock) as first:
+        await first.sessions.accept("s", page.batch(turn(0)))
+        await pass_time(first, clock, 40)
+    async with started(tmp_path, clock) as second:
+        accepting = [
+            asyncio.create_task(second.sessions.accept("s", page.batch(turn(1)))),
+            asyncio.create_task(second.sessions.erase("s")),
+        ]
+        for n in range(2, 40):
+            await asyncio.sleep(0)
+            accepting.append(asyncio.create_task(second.sessions.accept("s", page.batch(turn(n)))))
+        await asyncio.gather(*accepting)
+        await pass_time(second, clock, OVER, 60)
+        ledger = second.store.reader.counted_ledger()
+        assert ledger.adds_up and ledger == second.store.reader.ledger()
+        row = second.store.reader.session("s")
+        assert row is not None
+        assert ledger.open == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
 async def test_what_is_accepted_while_its_session_is_erased_is_kept_whole_or_erased_whole(
     tmp_path: Path, clock: Clock, restarted: bool
 ) -> None:

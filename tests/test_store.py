@@ -26,6 +26,7 @@ from otel_voice.store import (
     Store,
     Unavailable,
     drop,
+    lock,
     retry,
 )
 from otel_voice.store.file import SUSPECT
@@ -357,7 +358,7 @@ async def test_dead_letters_that_are_tried_again_are_pending_after_the_others(st
     await refused(store, b"a", b"b", b"c")
     await flushing(store, row(1), spans=(b"d",), flushed=9)
     first, _, third = store.reader.dead_letters(100)
-    assert retry(tmp_path, [third.id, first.id, 99]) == 2
+    assert retry(tmp_path, [third.id, first.id, 99, third.id]) == 2
     assert [each.body for each in store.reader.pending(10, 2**40)] == [b"d", b"c", b"a"]
     assert [each.body for each in store.reader.dead_letters(100)] == [b"b"]
     assert ledger(store.reader) == (4, 0, 3, 1, 0)
@@ -469,6 +470,46 @@ async def test_an_erased_session_leaves_no_trace_and_its_neighbours_stay(store: 
     assert (store.reader.session("session-1"), bodies(store.reader, 1)) == (None, [])
     assert bodies(store.reader, 2) == [b"1", b"3", b"5"]
     assert store.reader.pending(10, 2**40) == []
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_what_was_erased_is_in_none_of_the_files(tmp_path: Path, closed: bool) -> None:
+    words = b"nobody is to read this again " * 50
+    async with opened(tmp_path) as store:
+        await appending(store, 1, words)
+        await flushing(store, row(1), spans=(words,), flushed=1)
+        await store.erase(1)
+        if closed:
+            await store.close()
+        found = [suffix for suffix in ("", "-wal") if words[:29] in bytes_of(tmp_path / f"{FILE}{suffix}")]
+        assert found == []
+
+
+def bytes_of(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+async def test_a_store_that_was_closed_is_one_file(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await appending(store, 1, b"x")
+    assert not (tmp_path / f"{FILE}-wal").exists()
+
+
+def test_a_forked_child_does_not_hold_the_folder(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys, time; from otel_voice.store import lock\n"
+        "file = lock(pathlib.Path(sys.argv[1]))\n"
+        "if os.fork() == 0:\n    print('forked', flush=True); sys.stdin.read(); os._exit(0)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None and parent.stdin is not None
+        assert parent.stdout.readline() == b"forked\n"
+        parent.wait()
+        lock(tmp_path).close()
+        parent.stdin.close()
 
 
 async def test_a_record_that_comes_with_the_erasure_does_not_bring_the_old_ones_back(store: Store) -> None:
@@ -602,6 +643,26 @@ async def test_a_file_that_was_suspected_and_is_whole_is_kept(tmp_path: Path) ->
     (tmp_path / SUSPECT).touch()
     async with opened(tmp_path) as store:
         assert bodies(store.reader, 1) == [b"x"]
+    assert not (tmp_path / SUSPECT).exists()
+
+
+async def test_an_index_that_lost_an_entry_is_made_again_and_the_data_kept(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await appending(store, 1, b"x")
+        await flushing(store, row(1), spans=(b"a", b"b"), flushed=1)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as db:
+        (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = 'outbox_by_session'").fetchone()
+        db.execute("DROP INDEX outbox_by_session")
+        db.execute(f"{sql} WHERE id < 2")
+        # It has one entry, and says that it has all.
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'outbox_by_session'", (sql,))
+    (tmp_path / SUSPECT).touch()
+    async with opened(tmp_path) as store:
+        pending = store.reader.pending(10, 2**40)
+        assert [each.body for each in pending] == [b"a", b"b"]
+        await store.erase(1)
+        assert ledger(store.reader) == (2, 0, 0, 0, 2)
     assert not (tmp_path / SUSPECT).exists()
 
 

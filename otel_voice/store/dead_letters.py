@@ -14,7 +14,7 @@ def retry(directory: Path, ids: Sequence[int]) -> int:
     """Puts these back among the pending ones; says how many there were. Raises Unavailable."""
     with _writing(directory) as db:
         again = "INSERT INTO outbox (session, body) SELECT session, body FROM dead_letters WHERE id = ?"
-        db.executemany(again, [(id_,) for id_ in ids])
+        db.executemany(again, [(id_,) for id_ in dict.fromkeys(ids)])
         return _take_out(db, ids)
 
 

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -50,7 +51,18 @@ def lock(directory: Path) -> TextIO:
     except BlockingIOError:
         file.close()
         raise Locked(f"another otel-voice works on {directory}; stop it or choose another --data-dir") from None
+    _locks.add(file)
     return file
+
+
+def _let_go() -> None:
+    """A forked child would hold the directory as long as it lives."""
+    for file in _locks:
+        file.close()
+
+
+_locks: weakref.WeakSet[TextIO] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_let_go)
 
 
 def suspect(directory: Path) -> None:
@@ -110,6 +122,8 @@ def _prepare(db: sqlite3.Connection, path: Path, synchronous: str) -> None:
     db.execute(f"PRAGMA synchronous = {synchronous}")
     db.execute("PRAGMA busy_timeout = 5000")
     db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+    # What is erased is overwritten, whatever SQLite was built with.
+    db.execute("PRAGMA secure_delete = ON")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version == 0:
         schema = files("otel_voice").joinpath("store", "schema.sql").read_text()
@@ -121,8 +135,13 @@ def _prepare(db: sqlite3.Connection, path: Path, synchronous: str) -> None:
 def _read_suspect(db: sqlite3.Connection, path: Path) -> None:
     """The whole file, where there is reason to. Raises Damaged."""
     marker = path.with_name(SUSPECT)
-    if marker.exists():
-        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if not marker.exists():
+        return
+    for check in ("PRAGMA quick_check(1)", "PRAGMA integrity_check(1)"):
+        (found,) = db.execute(check).fetchone()
         if found != "ok":
             raise Damaged(f"{path} cannot be used: {found}")
-        marker.unlink()
+        # An index is made again from its table, and the second check compares them.
+        with contextlib.suppress(sqlite3.IntegrityError):
+            db.execute("REINDEX")
+    marker.unlink()

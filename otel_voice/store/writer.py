@@ -69,6 +69,7 @@ class Store:
         self._moved: dict[int, int] = {}
         self._over: dict[int, int | None] = {}
         self._accepted = 0
+        self._to_wipe = False
         self.last_log, self.last_at, self.next_session = start.last_log, start.last_at, start.next_session
         self._next_log = self.last_log + 1
         self.used_bytes = start.used_bytes
@@ -80,8 +81,9 @@ class Store:
     async def close(self) -> None:
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
-        self._writer.close()
+        # The last to close empties the write-ahead log into the file, which a reader may not.
         self.reader.close()
+        self._writer.close()
         self._lock.close()
 
     # The writer's thread
@@ -122,7 +124,16 @@ class Store:
                 self._heads.pop(session, None)
         with contextlib.suppress(sqlite3.Error):  # it is stored; what is wrong with the file shows at the next commit
             self.used_bytes = _used(self._writer)
+            self._wipe_log()
         self._loop.call_soon_threadsafe(self._succeed, jobs, results)
+
+    def _wipe_log(self) -> None:
+        """What was erased is still in the write-ahead log, until nobody reads there and it can be emptied."""
+        if self._to_wipe:
+            self._writer.execute("PRAGMA busy_timeout = 0")
+            (busy, _, _) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._writer.execute("PRAGMA busy_timeout = 5000")
+            self._to_wipe = bool(busy)
 
     def _meet_damage(self, damaged: Damaged) -> None:
         suspect(self._directory)
@@ -175,7 +186,7 @@ class Store:
         if not self._thread.is_alive():
             return "the store has stopped"
         if self.used_bytes > self.max_bytes:
-            return f"the store is full ({self.used_bytes >> 20} MiB), and what is in it is not delivered yet"
+            return f"the store is full ({self.used_bytes >> 20} MiB) of what goes on, waits, or was refused"
         return None
 
     def append(self, append: Append, then: Callable[[int], None], otherwise: Callable[[], None]) -> asyncio.Future[int]:
@@ -267,6 +278,7 @@ class Store:
         def work(db: sqlite3.Connection) -> None:
             rows = db.execute("SELECT mapped FROM sessions WHERE no = ?", (session,)).fetchall()
             _count(db, "erased", self._forget(db, session) - sum(mapped for (mapped,) in rows))
+            self._to_wipe = True
 
         return self._submit(work)
 
