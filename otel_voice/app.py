@@ -28,7 +28,7 @@ from otel_voice.receiver import Receiver
 from otel_voice.retention import Retention
 from otel_voice.sessions import SESSION_BYTES, Busy, CannotMap, Sessions, UsedUp
 from otel_voice.settings import Settings
-from otel_voice.store import Store, Unavailable
+from otel_voice.store import Damaged, Store, Unavailable
 from otel_voice.tokens import Tokens, load_key
 from otel_voice.viewer import Viewer
 
@@ -52,7 +52,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> St
         async with contextlib.AsyncExitStack() as stack:
             max_bytes = settings.max_store_mib * 2**20
             store = Store(settings.data_dir, asyncio.get_running_loop(), settings.synchronous, max_bytes)
-            store.on_damage = lambda damaged: _give_up(app, damaged)
+            store.on_damage = lambda damaged: _give_up(app, _next_start(settings, damaged))
             stack.push_async_callback(store.close)
             stack.push_async_callback(_say_ledger, store)
             app.state.store = store
@@ -150,6 +150,10 @@ def _background(app: Starlette, work: Coroutine[Any, Any, None]) -> asyncio.Task
     task = asyncio.create_task(work)
     task.add_done_callback(loud)
     return task
+
+
+def _next_start(settings: Settings, damaged: Damaged) -> Damaged:
+    return Damaged(f"the store in {settings.data_dir} is damaged ({damaged}); the next start sets it aside")
 
 
 def _give_up(app: Starlette, error: BaseException) -> None:

@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 # serve, demo
@@ -251,20 +254,32 @@ async def _resend_one(reader: Reader, session_id: str, chosen: settings.Settings
     if not rows:
         raise Failed(f"no span of session {session_id} is final yet: there is nothing to send again")
     async with client(export) as http:
-        await resend.send(http, export, rows)
-    print(f"sent {len(rows)} spans of session {session_id} to {export.url}")
+        refused = await resend.send(http, export, rows)
+    print(f"sent {len(rows) - len(refused)} spans of session {session_id} to {export.url}")
+    if refused:
+        raise Failed(f"{display.counted(len(refused), 'span')} refused: {refused[0]}")
 
 
 async def _resend_since(reader: Reader, since: float, chosen: settings.Settings, export: settings.Export) -> None:
     ids, encode, sent = list(resend.sessions_since(reader, since * 1000)), encoder(chosen), 0
+    wrong: list[str] = []
     with display.progress(len(ids), "resending", "sessions") as advance:
         async with client(export) as http:
             for session_id in ids:
-                rows = resend.rows_of(reader, session_id, chosen.capture_content, encode) or []
-                await resend.send(http, export, rows)
-                sent += len(rows)
+                try:
+                    rows = resend.rows_of(reader, session_id, chosen.capture_content, encode) or []
+                except CannotMap as error:
+                    rows = []
+                    wrong.append(str(error))
+                refused = await resend.send(http, export, rows)
+                wrong += [f"a span of session {session_id} was refused: {reason}" for reason in refused]
+                sent += len(rows) - len(refused)
                 advance(1)
     print(f"sent {display.counted(sent, 'span')} of {display.counted(len(ids), 'session')} to {export.url}")
+    for line in wrong:
+        print(f"otel-voice: {line}", file=sys.stderr)
+    if wrong:
+        raise Failed(f"not everything was sent: {display.counted(len(wrong), 'thing')} went wrong")
 
 
 # doctor

@@ -94,11 +94,11 @@ def _secrets(settings: Settings, env: Mapping[str, str]) -> list[str]:
 
 def _settings(settings: Settings) -> Finding:
     if settings.export is not None:
-        where = f"spans go to {settings.export.url}"
+        where = f"by this environment spans go to {settings.export.url}"
     elif settings.export_nothing:
         where = "spans go nowhere, as OTEL_TRACES_EXPORTER says"
     else:
-        where = "spans wait in the store"
+        where = "by this environment spans wait in the store"
     return ok("settings", f"the store is in {settings.data_dir}, the receiver on {_address(settings)}; {where}")
 
 
@@ -140,12 +140,12 @@ def _checked(reader: Reader, path: Path) -> Finding:
     except Unavailable as error:
         return mend("store", f"{path} cannot be read now ({error}): ask again, and look at the disk")
     if wrong is not None:
-        keep = f"stop the receiver and keep a copy; `sqlite3 {path} .recover` may read what is left of a damaged file"
+        keep = "the receiver sets it aside when it meets the damage, or at its next start"
         return mend("store", f"{path} cannot be used ({wrong}): {keep}")
     if not all(os.access(each, os.W_OK) for each in (path.parent, path)):
         return mend("store", f"{path} cannot be written by this user: let the receiver's own user ask, or see to that")
     if aside := _set_aside(path):
-        recover = f"`sqlite3 {aside[0]} .recover` may read what is left in it; move it away when it is of no more use"
+        recover = f"what is left in {aside[0].name} can be read with sqlite3; move it away when it is of no more use"
         return look("store", f"{path} reads well, and a damaged store lies beside it: {recover}")
     return ok("store", f"{path} reads well from end to end and can be written")
 
@@ -167,6 +167,9 @@ def _ledger(reader: Reader, path: Path) -> Finding:
         return mend("ledger", f"by its counters: {said}; by its rows: {counted}: {report}")
     if counted.dead:
         return look("ledger", f"{counted}; the next hop refused the dead letters: see `otel-voice dead-letters`")
+    if counted.pending:
+        hop = "what is pending goes out when the receiver's own environment names a next hop, and that takes it"
+        return look("ledger", f"{counted}; {hop}")
     return ok("ledger", str(counted))
 
 

@@ -251,6 +251,8 @@ async def _found(name: str, has: Has, trace_id: str, within_s: float) -> Finding
         await asyncio.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE_S)
     why = f"does a collector on the way send to {name} (its log says so), or is {name} itself behind?"
+    if said != "it is not there":
+        why = f"is the address of {name} right (its API's, not that for spans), and is it up?"
     waited = time.monotonic() - began
     return mend("read back", f"trace {trace_id} was not found in {name} within {waited:.1f} s ({said}): {why}")
 

@@ -12,11 +12,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
 
-import msgspec
 from opentelemetry import context
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -25,9 +26,10 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from otel_voice.exporter import Exporter, client
 from otel_voice.loud import OnceAMinute
 from otel_voice.settings import MAX_STORE_MIB, BadSetting, Export, export
-from otel_voice.store import Ledger, Store, Unavailable
+from otel_voice.store import Damaged, Ledger, Store, Unavailable
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Spans that the store cannot take now wait in memory up to this; what comes on top of them is lost, and said to be.
 UNSAVED_BYTES = 16 * 2**20
@@ -62,42 +64,35 @@ class DurableSpanProcessor(SpanProcessor):
         self._unsaved_bytes = 0
         self._lost = 0
         self._pid = os.getpid()
-        self._cannot_store, self._forked, self._late = OnceAMinute(), OnceAMinute(), OnceAMinute()
+        self._cannot_store, self._damage = OnceAMinute(), OnceAMinute()
+        self._forked, self._late = OnceAMinute(), OnceAMinute()
         self._closed = False
         logging.getLogger("httpx").addFilter(_not_ours)
-        started: Future[None] = Future()
-        main = self._main(Path(data_dir), synchronous, max_store_mib * 2**20, started)
-        self._thread = threading.Thread(target=asyncio.run, args=(main,), name=THREAD, daemon=True)
+        self._started: Future[None] = Future()
+        main = self._main(Path(data_dir), synchronous, max_store_mib * 2**20)
+        self._thread = threading.Thread(target=_run, args=(main, self._started), name=THREAD, daemon=True)
         self._thread.start()
-        started.result()
+        self._started.result()
         self._dead = self.ledger.dead
-        # Before the executors end, which the event loop needs for its last requests; `atexit` comes after that.
-        getattr(threading, "_register_atexit", atexit.register)(self.shutdown)
+        atexit.register(self.shutdown)
 
     # The thread
 
-    async def _main(self, directory: Path, synchronous: str, max_bytes: int, started: Future[None]) -> None:
+    async def _main(self, directory: Path, synchronous: str, max_bytes: int) -> None:
         # Sending spans must make none.
         context.attach(context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        try:
-            self._store = Store(directory, self._loop, synchronous, max_bytes)
-        # Whatever it is, it is the caller's, who waits for it.
-        except BaseException as error:
-            started.set_exception(error)
-            return
-        self._store.on_damage = lambda damaged: log.critical("the store of spans is damaged: %s", damaged)
+        self._store = Store(directory, self._loop, synchronous, max_bytes)
+        self._store.on_damage = self._hear_of_damage
         self._exporter: Exporter | None = None
         if self._export is None:
             log.warning("no OTLP endpoint is set: spans wait in %s", directory)
-            started.set_result(None)
             await self._until_stopped()
         else:
             async with client(self._export) as http:
                 self._exporter = Exporter(self._store, self._export, http, time.monotonic)
                 draining = asyncio.create_task(self._exporter.run())
                 draining.add_done_callback(_loud)
-                started.set_result(None)
                 await self._until_stopped()
                 self._exporter.stop()
                 await asyncio.wait({draining}, timeout=DRAIN_S)
@@ -105,11 +100,27 @@ class DurableSpanProcessor(SpanProcessor):
                 await asyncio.wait({draining})
         await self._store.close()
 
+    def _hear_of_damage(self, damaged: Damaged) -> None:
+        self._damage.say(log.critical, "the store of spans is damaged, the next start sets it aside: %s", damaged)
+
     async def _until_stopped(self) -> None:
+        self._started.set_result(None)
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), AGAIN_S)
-            await asyncio.to_thread(self._save)
+            await self._save_again()
+
+    async def _save_again(self) -> None:
+        """What waits in memory goes into the store, if that takes it now."""
+        with self._lock:
+            bodies = list(self._unsaved)
+        if bodies and self._store.refuses is None:
+            with contextlib.suppress(Unavailable):  # it was said when they had to wait
+                await asyncio.wrap_future(self._store.put(bodies))
+                with self._lock:
+                    del self._unsaved[: len(bodies)]
+                    self._unsaved_bytes -= sum(map(len, bodies))
+                self._tell(Exporter.wake)
 
     # The provider's side
 
@@ -126,26 +137,21 @@ class DurableSpanProcessor(SpanProcessor):
         else:
             self._save(encode_spans([span]).SerializeToString())
 
-    def _save(self, *more: bytes) -> bool:
-        """Puts these, and what could not be put before, into the store. False when it cannot take them now."""
-        with self._lock:
-            bodies = [*self._unsaved, *more]
-            self._unsaved, self._unsaved_bytes = [], 0
-        if not bodies:
-            return True
+    def _save(self, body: bytes) -> None:
         try:
+            if self._unsaved:
+                raise Unavailable("others wait already")
             if (why := self._store.refuses) is not None:
                 raise Unavailable(why)
-            self._put(bodies)
+            self._put(body)
         except Unavailable as error:
-            self._keep(bodies, error)
-            return False
-        self._tell(Exporter.wake)
-        return True
+            self._keep(body, error)
+        else:
+            self._tell(Exporter.wake)
 
-    def _put(self, bodies: list[bytes]) -> None:
+    def _put(self, body: bytes) -> None:
         """Raises Unavailable."""
-        future = self._store.put(bodies)
+        future = self._store.put([body])
         while True:
             try:
                 return future.result(AGAIN_S)
@@ -153,14 +159,13 @@ class DurableSpanProcessor(SpanProcessor):
                 if not self._thread.is_alive():
                     raise Unavailable("the store was closed meanwhile") from None
 
-    def _keep(self, bodies: list[bytes], error: Unavailable) -> None:
+    def _keep(self, body: bytes, error: Unavailable) -> None:
         with self._lock:
-            for body in bodies:
-                if self._unsaved_bytes + len(body) > UNSAVED_BYTES:
-                    self._lost += 1
-                else:
-                    self._unsaved.append(body)
-                    self._unsaved_bytes += len(body)
+            if self._unsaved_bytes + len(body) > UNSAVED_BYTES:
+                self._lost += 1
+            else:
+                self._unsaved.append(body)
+                self._unsaved_bytes += len(body)
             waiting, lost = len(self._unsaved), self._lost
         line = "the store cannot take spans: %s; %d wait in memory, %d are lost"
         self._cannot_store.say(log.error, line, error, waiting, lost)
@@ -174,20 +179,20 @@ class DurableSpanProcessor(SpanProcessor):
         time-out, was refused, or was lost. What is on its way stays in the store."""
         if os.getpid() != self._pid or self._closed:
             return False
-        ends = time.monotonic() + timeout_millis / 1000
-        saved = self._save()
+        ends, pause = time.monotonic() + (timeout_millis / 1000 if self._export else 0), threading.Event()
         with self._lock:
             lost, self._lost = self._lost, 0
-        self._tell(Exporter.hurry)
-        pause = threading.Event()
         try:
+            while (saving := bool(self._unsaved)) and time.monotonic() < ends:
+                pause.wait(LOOK_S)
             last = self._store.reader.last_pending()
+            self._tell(Exporter.hurry)
             while (pending := self._store.reader.is_pending(last)) and time.monotonic() < ends:
                 pause.wait(LOOK_S)
             refused, self._dead = self.ledger.dead - self._dead, self.ledger.dead
         except Unavailable:
             return False
-        return saved and not pending and not lost and refused <= 0
+        return not (saving or pending or lost) and refused <= 0
 
     @property
     def ledger(self) -> Ledger:
@@ -199,16 +204,38 @@ class DurableSpanProcessor(SpanProcessor):
         if os.getpid() != self._pid or self._closed:
             return
         self._closed = True
-        self._save()
-        if self._unsaved:
-            log.error("%d spans are lost: the store could not take them before the end", len(self._unsaved))
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
+        if self._unsaved:
+            log.error("%d spans are lost: the store could not take them before the end", len(self._unsaved))
 
 
 def _not_ours(record: logging.LogRecord) -> bool:
     """A line a request would be in the log of an app that has nothing to do with it."""
     return record.threadName != THREAD
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Its thread is its own, so it may wait where others ask an executor; executors end before a process does."""
+
+    def run_in_executor(self, executor: object, work: Callable[..., T], *values: object) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self.create_future()
+        try:
+            future.set_result(work(*values))
+        except Exception as error:  # whoever awaits it hears of it
+            future.set_exception(error)
+        return future
+
+
+def _run(main: Coroutine[None, None, None], started: Future[None]) -> None:
+    try:
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            runner.run(main)
+    except BaseException as error:
+        # At the start it is the caller's, who waits for it.
+        if started.done():
+            raise
+        started.set_exception(error)
 
 
 def _loud(task: asyncio.Task[None]) -> None:
@@ -217,10 +244,11 @@ def _loud(task: asyncio.Task[None]) -> None:
 
 
 def _export(endpoint: str | None, headers: Mapping[str, str] | None) -> Export | None:
-    chosen = export({**os.environ, **({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": _traces(endpoint)} if endpoint else {})})
-    if chosen is None or headers is None:
-        return chosen
-    return msgspec.structs.replace(chosen, headers={**chosen.headers, **{k.lower(): v for k, v in headers.items()}})
+    own = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": _traces(endpoint)} if endpoint else {}
+    if headers is not None:
+        pairs = (f"{quote(name)}={quote(value)}" for name, value in headers.items())
+        own["OTEL_EXPORTER_OTLP_TRACES_HEADERS"] = ",".join(pairs)
+    return export({**os.environ, **own})
 
 
 def _traces(endpoint: str) -> str:

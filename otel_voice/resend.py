@@ -37,12 +37,22 @@ def sessions_since(reader: Reader, since: float) -> Iterator[str]:
         before = rows[-1].no
 
 
-async def send(http: httpx.AsyncClient, export: Export, rows: list[Pending]) -> None:
+async def send(http: httpx.AsyncClient, export: Export, rows: list[Pending]) -> list[str]:
     """Once; who asks for it sees at once when it fails, and can ask again: the same spans replace themselves.
-    Raises NotTaken."""
-    while rows:
+    Returns why single spans were refused. Raises NotTaken."""
+    refused: list[str] = []
+    waiting = [rows] if rows else []
+    while waiting:
+        rows = waiting.pop()
         batch = joined(rows)
+        if rest := rows[len(batch) :]:
+            waiting.append(rest)
         answer = await post(http, export, b"".join(row.body for row in batch))
-        if answer.verdict is not Verdict.TAKEN:
+        if answer.verdict is Verdict.SPLIT and len(batch) > 1:
+            half = len(batch) // 2
+            waiting += [batch[half:], batch[:half]]
+        elif answer.verdict is Verdict.SPLIT:
+            refused.append(answer.reason)
+        elif answer.verdict is not Verdict.TAKEN:
             raise NotTaken(f"{export.url} did not take the spans: {answer.reason}; try again")
-        rows = rows[len(batch) :]
+    return refused

@@ -72,6 +72,8 @@ def read(
         export=export(env),
         export_nothing=_choice(env, "OTEL_TRACES_EXPORTER", "otlp", ("otlp", "none")) == "none",
     )
+    if env.get("OTEL_VOICE_JAEGER_URL"):
+        _url("OTEL_VOICE_JAEGER_URL", env["OTEL_VOICE_JAEGER_URL"])
     if settings.api_key is None and not settings.loopback:
         raise BadSetting(
             f"--host {settings.host} can be reached from outside: set OTEL_VOICE_API_KEY, or bind 127.0.0.1"
@@ -137,7 +139,7 @@ def _number(env: Mapping[str, str], name: str, default: float, least: float, mos
     except ValueError:
         number = float("nan")
     if not least <= number <= most:
-        raise BadSetting(f"{name} must be a number from {least:g} to {most:g}, not {text!r}")
+        raise BadSetting(f"{name} must be a number from {least} to {most}, not {text!r}")
     return number
 
 

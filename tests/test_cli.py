@@ -383,7 +383,20 @@ def test_resend_without_an_address_names_the_settings(run: Run, filled: Path) ->
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in sentence(err)
 
 
-@pytest.mark.parametrize("status", [400, 401, 503])
+def test_resend_sends_what_the_next_hop_takes_and_says_what_it_refused(
+    run: Run, filled: Path, langfuse_server: LangfuseServer
+) -> None:
+    langfuse_server.refuses = lambda span: span.name == "voice_session"
+    for which, count in ((FIRST,), 1), (("--since", "1h"), 2):
+        code, out, err = run("resend", *which, "--data-dir", filled, **langfuse_server.env)
+        assert code == 1
+        assert out.startswith("sent ")
+        assert err.count("refused") == count
+    assert {span.trace_id.hex() for span in langfuse_server.spans} >= {FIRST.replace("-", "")}
+    assert len({span.trace_id for span in langfuse_server.spans}) == 2
+
+
+@pytest.mark.parametrize("status", [401, 503])
 def test_resend_says_what_the_next_hop_said(
     run: Run, filled: Path, langfuse_server: LangfuseServer, status: int
 ) -> None:
@@ -492,6 +505,17 @@ def test_a_damaged_store_is_set_aside_with_a_message_and_a_new_one_begun(
     assert f"set aside as {FILE}.damaged-1" in running.log()
     assert (data / f"{FILE}.damaged-1").read_text() == "no database " * 1000
     assert httpx.post(f"{running.url}/v1/sessions", json={}).status_code == 201
+
+
+@pytest.mark.parametrize("arguments", [("sessions", "--json"), ("--help",)], ids=lambda arguments: arguments[0])
+def test_a_reader_that_has_read_enough_is_no_error(filled: Path, arguments: tuple[str, ...]) -> None:
+    where = ["--data-dir", str(filled)] if arguments[0] == "sessions" else []
+    command = [sys.executable, "-m", "otel_voice.cli", *arguments, *where]
+    env = {"PYTHONPATH": str(COLLECTOR_CONFIG.parent)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writing:
+        assert writing.stdout is not None and writing.stderr is not None
+        writing.stdout.close()
+        assert b"Traceback" not in writing.stderr.read()
 
 
 # dead-letters

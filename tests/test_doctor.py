@@ -175,7 +175,7 @@ async def test_a_damaged_store_is_found(data_dir: Path, at: int) -> None:
         file.write(b"\xff" * 10_000)
     found = await looked(data_dir)
     assert found["store"].state == "mend"
-    assert ".recover` may read what is left" in found["store"].text
+    assert "the receiver sets it aside" in found["store"].text
     assert found["ledger"].text.startswith("not asked")
 
 
@@ -191,7 +191,7 @@ async def test_a_damaged_store_that_was_set_aside_is_not_forgotten(data_dir: Pat
         (data_dir / f"{FILE}.damaged-{suffix}").touch()
     found = await looked(data_dir)
     assert found["store"].state == "look"
-    assert f"`sqlite3 {data_dir / FILE}.damaged-1 .recover`" in found["store"].text
+    assert f"what is left in {FILE}.damaged-1 can be read" in found["store"].text
 
 
 async def test_a_store_that_is_no_file_is_found(tmp_path: Path) -> None:
@@ -223,6 +223,17 @@ async def test_the_ledger_has_both_lines_while_the_receiver_works(receiver: Call
     found = await looked(works.data_dir)
     assert found["ledger"].state == "ok"
     assert "accepted = " in found["ledger"].text and "made = " in found["ledger"].text
+
+
+async def test_pending_spans_are_worth_a_look(data_dir: Path) -> None:
+    execute(
+        data_dir,
+        "INSERT INTO outbox (session, body) VALUES (0, x'')",
+        "UPDATE counters SET value = 1 WHERE name = 'made'",
+    )
+    found = await looked(data_dir)
+    assert found["ledger"].state == "look"
+    assert "the receiver's own environment" in found["ledger"].text
 
 
 @pytest.mark.parametrize("counter", ["accepted", "mapped", "erased", "made", "delivered", "dead", "dropped"])

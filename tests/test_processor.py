@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -242,6 +243,47 @@ def test_a_process_that_just_ends_sends_its_spans_first(backend: LangfuseServer,
         _, err = ending.communicate(timeout=30)
     assert (ending.returncode, err) == (0, "")
     assert len(names(backend)) == 20
+
+
+LATE = """
+import sys, threading
+from opentelemetry.sdk.trace import TracerProvider
+from otel_voice.processor import DurableSpanProcessor
+
+provider = TracerProvider()
+provider.add_span_processor(DurableSpanProcessor(sys.argv[1], sys.argv[2]))
+
+def late():
+    threading.main_thread().join()
+    for n in range(20):
+        provider.get_tracer("test").start_span(f"late {n}").end()
+
+threading.Thread(target=late).start()
+"""
+
+
+def test_spans_that_end_after_the_main_thread_are_sent_too(backend: LangfuseServer, tmp_path: Path) -> None:
+    with script(LATE, tmp_path / "spans", backend.base_url.replace("127.0.0.1", "localhost")) as ending:
+        _, err = ending.communicate(timeout=30)
+    assert (ending.returncode, err) == (0, "")
+    assert len(names(backend)) == 20
+
+
+def test_a_header_that_cannot_be_sent_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="HEADERS must hold printable ASCII"):
+        DurableSpanProcessor(tmp_path / "spans", "http://127.0.0.1:1", {"x-tenant": "Z\u00fcrich"})
+
+
+def test_without_an_endpoint_nothing_is_delivered_and_force_flush_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    app = Process(DurableSpanProcessor(tmp_path / "spans"))
+    app.spans("one")
+    began = time.monotonic()
+    assert not app.processor.force_flush()
+    assert time.monotonic() - began < 10
+    app.processor.shutdown()
 
 
 FORKED = """

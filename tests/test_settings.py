@@ -87,6 +87,7 @@ BAD: list[tuple[dict[str, str], str]] = [
     ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER must be otlp or none"),
     ({"OTEL_VOICE_RETENTION_DAYS": "0.5"}, "OTEL_VOICE_RETENTION_DAYS must be a number from 1 to 36500"),
     ({"OTEL_VOICE_RETENTION_DAYS": "nan"}, "OTEL_VOICE_RETENTION_DAYS must"),
+    ({"OTEL_VOICE_JAEGER_URL": "127.0.0.1:16686"}, "OTEL_VOICE_JAEGER_URL must be an address"),
     ({"OTEL_VOICE_MAX_STORE_MIB": "1"}, "OTEL_VOICE_MAX_STORE_MIB must be a number from 16"),
     ({"LANGFUSE_PUBLIC_KEY": "pk"}, "LANGFUSE_SECRET_KEY is not set: Langfuse needs both keys"),
     ({"LANGFUSE_SECRET_KEY": SECRET}, "LANGFUSE_PUBLIC_KEY is not set: Langfuse needs both keys"),

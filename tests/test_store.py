@@ -618,6 +618,16 @@ async def test_a_store_damaged_where_every_start_looks_is_set_aside_at_the_start
     assert (tmp_path / f"{FILE}.damaged-1").exists()
 
 
+async def test_pending_spans_that_can_still_be_read_are_carried_over(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await appending(store, 1, b"x")
+        await flushing(store, row(1), spans=(b"a", b"b"), flushed=1)
+    damage(tmp_path, "counters")
+    async with opened(tmp_path) as store:
+        assert [each.body for each in store.reader.pending(10, 2**40)] == [b"a", b"b"]
+        assert ledger(store.reader) == (2, 0, 2, 0, 0)
+
+
 async def test_damage_met_later_is_said_and_the_next_start_sets_the_file_aside(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await appending(store, 1, b"x")

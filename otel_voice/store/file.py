@@ -81,12 +81,26 @@ def open_(directory: Path, synchronous: str, look: Callable[[sqlite3.Connection]
         return _open(path, synchronous, look)
     except Damaged as damaged:
         aside = _set_aside(path)
+        db, _ = _open(path, synchronous, look)
         log.critical(
-            "the store %s is damaged (%s): it was set aside as %s, and a new one is begun. What it had not delivered "
-            "does not go out; `sqlite3 %s .recover` may read what is left in it",
-            *(path, damaged, aside.name, aside),
+            "the store %s is damaged (%s): it was set aside as %s, and a new one is begun; %d of its pending spans "
+            "could be read and go out. What else is left in its tables can be read with sqlite3",
+            *(path, " ".join(str(damaged).split()), aside.name, _carry_over(aside, db)),
         )
-        return _open(path, synchronous, look)
+        return db, look(db)
+
+
+def _carry_over(aside: Path, db: sqlite3.Connection) -> int:
+    """Pending spans that can still be read, as spans of no session; says how many."""
+    address, count = f"{aside.absolute().as_uri()}?mode=ro", 0
+    db.execute("BEGIN IMMEDIATE")
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(address, uri=True)) as damaged:
+        for row in damaged.execute("SELECT body FROM outbox WHERE typeof(body) = 'blob' ORDER BY id"):
+            db.execute("INSERT INTO outbox (session, body) VALUES (0, ?)", row)
+            count += 1
+    db.execute("UPDATE counters SET value = value + ? WHERE name = 'made'", (count,))
+    db.execute("COMMIT")
+    return count
 
 
 def _set_aside(path: Path) -> Path:
