@@ -412,7 +412,7 @@ class Sessions:
         return await asyncio.to_thread(look, self._store.reader, session_id, self._capture, self._safe_now())
 
     async def erase(self, session_id: str) -> bool:
-        """Forgets a session: log, spans, summary. False if nobody knows it. Raises Unavailable, and then nothing is."""
+        """Forgets a session: log, spans, summary; or, raising Unavailable, nothing of it. False if nobody knows it."""
         entry = await self._get(session_id)
         known = not entry.new or entry.in_flight > 0
         entry.leaving = True

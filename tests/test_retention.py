@@ -92,6 +92,16 @@ async def test_a_session_whose_span_is_a_dead_letter_is_kept_however_old_it_is(k
     assert await kept.sweep() == ["refused"]
 
 
+async def test_beyond_a_thousand_sessions_that_have_to_stay_the_others_are_found(kept: Kept) -> None:
+    await asyncio.gather(*(kept.call(f"pending-{n}") for n in range(1_001)))
+    await kept.call("delivered")
+    await kept.pass_time(40 * DAY_S)
+    (row,) = [row for row in kept.store.reader.sessions(2_000) if row.id == "delivered"]
+    await kept.store.delivered([each.id for each in kept.store.reader.pending(9_999, 2**40) if each.session == row.no])
+    assert "delivered" not in await kept.sweep()
+    assert kept.store.reader.session("pending-0") is not None
+
+
 async def test_where_spans_are_to_go_nowhere_an_old_session_goes_and_its_spans_count_as_dropped(kept: Kept) -> None:
     await kept.call("old")
     await kept.pass_time(40 * DAY_S)
