@@ -79,22 +79,23 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> St
     app = Starlette(
         routes=[Route("/healthz", _ok), Route("/readyz", _ready)],
         lifespan=lifespan,
-        middleware=[
-            Middleware(HostCheck, settings=settings, clock=clock),
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.allowed_origins,
-                allow_origin_regex=LOOPBACK_ORIGINS if settings.api_key is None else None,
-                allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type", "content-encoding"],
-                expose_headers=[TIME_HEADER, "retry-after"],
-                max_age=600,
-            ),
-        ],
+        middleware=[Middleware(HostCheck, settings=settings, clock=clock), _cors(settings)],
         exception_handlers=EXCEPTIONS,
     )
     app.state.failed, app.state.load = False, Load()
     return app
+
+
+def _cors(settings: Settings) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=settings.allowed_origins,
+        allow_origin_regex=LOOPBACK_ORIGINS if settings.api_key is None else None,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type", "content-encoding"],
+        expose_headers=[TIME_HEADER, "retry-after"],
+        max_age=600,
+    )
 
 
 async def _ok(request: Request) -> Response:

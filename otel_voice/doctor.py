@@ -15,12 +15,10 @@ from msgspec import structs
 from otel_voice.edge import TIME_HEADER
 from otel_voice.findings import Finding, NoAnswer, get, look, mend, ok
 from otel_voice.probe import Heard, Limits, backends, clock_of, langfuse_export, next_hop
-from otel_voice.settings import BadSetting, Settings
+from otel_voice.settings import BadSetting, Settings, secrets_in
 from otel_voice.store import FILE, Damaged, Locked, Reader, Unavailable, lock
 
 LITTLE_DISK, ENOUGH_DISK = 64 * 2**20, 2**30
-# Shorter values (a version, a tenant) are no secrets, and could be part of any text.
-SECRET_CHARS = 8
 USUAL = Limits()
 
 
@@ -79,14 +77,12 @@ async def _findings(
 
 
 def _secrets(settings: Settings, env: Mapping[str, str]) -> list[str]:
-    """Longest first, since one may be a part of another."""
     values = [env.get(name, "") for name in ("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY", "OTEL_VOICE_API_KEY")]
     hops = [settings.export]
     with contextlib.suppress(BadSetting):
         hops.append(langfuse_export(env))
     values += [value for hop in hops if hop is not None for value in hop.headers.values()]
-    parts = {part for value in values for part in (value, *value.split())}
-    return sorted((part for part in parts if len(part) >= SECRET_CHARS), key=len, reverse=True)
+    return secrets_in(values)
 
 
 # Here

@@ -41,8 +41,6 @@ ASIDE_S = 30.0
 IDLE_S = 5.0
 # What an answer has to say is short; the rest of a long one is not read.
 ANSWER_BYTES = 64 * 2**10
-# Shorter header values (a version, a tenant) are no secrets, and could be part of any text.
-SECRET_BYTES = 8
 # 500 too: Langfuse answers it when its own queue is down.
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 REFUSED = frozenset({400, 413, 422})
@@ -94,9 +92,8 @@ async def post(http: httpx.AsyncClient, export: Export, body: bytes) -> Answer:
 
 def _without_secrets(export: Export, body: bytes) -> bytes:
     """An answer may repeat the request's headers, and what it says is logged and kept."""
-    values = [value.encode() for value in export.headers.values()]
-    for secret in sorted({part for value in values for part in (value, *value.split())}, key=len, reverse=True):
-        body = body.replace(secret, b"[secret]") if len(secret) >= SECRET_BYTES else body
+    for secret in export.secrets:
+        body = body.replace(secret.encode(), b"[secret]")
     return body
 
 
@@ -147,10 +144,14 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     asked = headers.get("retry-after", "").strip()
     if asked.isdecimal():
         return float(asked)
+    until, said = http_date(asked), http_date(headers.get("date", ""))
+    return None if until is None or said is None else max(0.0, until - said)
+
+
+def http_date(text: str) -> float | None:
+    """Seconds since the epoch; the zone of such a date is always UTC."""
     try:
-        until, said = parsedate_to_datetime(asked), parsedate_to_datetime(headers.get("date", ""))
-        # Without a zone both are in UTC.
-        return max(0.0, (until.replace(tzinfo=UTC) - said.replace(tzinfo=UTC)).total_seconds())
+        return parsedate_to_datetime(text).replace(tzinfo=UTC).timestamp()
     except (ValueError, OverflowError):
         return None
 

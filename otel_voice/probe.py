@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -17,7 +15,7 @@ from msgspec import Struct, structs
 
 from otel_voice import __version__
 from otel_voice import semconv as s
-from otel_voice.exporter import Answer, Verdict, client, post
+from otel_voice.exporter import Answer, Verdict, client, http_date, post
 from otel_voice.findings import Finding, NoAnswer, as_no_answer, get, look, mend, ok
 from otel_voice.otlp import Encoder
 from otel_voice.settings import BadSetting, Export, Settings, export
@@ -61,9 +59,8 @@ class Heard:
     async def _answered(self, response: httpx.Response) -> None:
         self.status = response.status_code
         now = self.clock()
-        try:
-            said = parsedate_to_datetime(response.headers.get("date", "")).replace(tzinfo=UTC).timestamp()
-        except (ValueError, OverflowError):
+        said = http_date(response.headers.get("date", ""))
+        if said is None:
             return
         # A date has lost half a second on average.
         ahead = (self._sent_at + now) / 2 - (said + 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -12,6 +12,8 @@ from msgspec import Struct, field
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 SERVICE_NAME = "otel_voice"
+# Shorter values (a version, a tenant) are no secrets, and could be part of any text.
+SECRET_CHARS = 8
 LANGFUSE_CLOUD = "https://cloud.langfuse.com"
 # What is delivered is kept so long, as long as there is room.
 RETENTION_DAYS = 30.0
@@ -30,6 +32,10 @@ class Export(Struct, frozen=True):
     timeout: float
     gzip: bool
     certificate: str | None = None
+
+    @property
+    def secrets(self) -> list[str]:
+        return secrets_in(self.headers.values())
 
 
 class Settings(Struct, frozen=True):
@@ -79,6 +85,12 @@ def read(
             f"--host {settings.host} can be reached from outside: set OTEL_VOICE_API_KEY, or bind 127.0.0.1"
         )
     return settings
+
+
+def secrets_in(values: Iterable[str]) -> list[str]:
+    """What must not be shown of these, whole and by its words; longest first, since one may be a part of another."""
+    parts = {part for value in values for part in (value, *value.split())}
+    return sorted((part for part in parts if len(part) >= SECRET_CHARS), key=len, reverse=True)
 
 
 def default_data_dir(env: Mapping[str, str]) -> Path:
