@@ -25,7 +25,12 @@ VERSION = "1.2.3"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "00f067aa0ba902b7"
 ENCODER = Encoder(RESOURCE, VERSION)
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+# Short ones, and those whose length takes two or three bytes.
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.builds(
+    lambda text, times: text * times,
+    st.sampled_from(["a", "ß", "語"]),
+    st.sampled_from([64, 65, 127, 128, 1365, 4096, 16384]),
+)
 int64 = st.integers(-(2**63), 2**63 - 1)
 values = texts | st.booleans() | int64 | st.floats(allow_nan=False) | st.lists(texts, max_size=3)
 nanos = st.integers(0, 2**63)
