@@ -50,10 +50,11 @@ class Conversation:
 
     # Finality
 
-    def pass_time(self, t: float) -> None:
-        """A fact of the time `t` is about to be folded."""
+    def pass_time(self, t: float) -> bool:
+        """A fact of the time `t` is about to be folded. Whether something is final by now."""
         self.settle(t)
         self.last = t if self.last is None else max(self.last, t)
+        return bool(self._out)
 
     def settle(self, t: float) -> None:
         """By the facts' own time: what had settled by `t` is final."""

@@ -10,30 +10,18 @@ from __future__ import annotations
 import copy
 import math
 from bisect import bisect_left, insort
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from zlib import crc32
 
+from otel_voice import chat, spans, usage
 from otel_voice import events as e
 from otel_voice import semconv as s
-from otel_voice import spans
 from otel_voice.adapters import ADAPTERS, Adapter
 from otel_voice.conversation import QUIET_MS, SETTLE_MS, WORDS_MS, Conversation
-from otel_voice.sources import Arrived, Source, in_order
+from otel_voice.sources import Arrived, Source, Told, Waiting
 from otel_voice.summary import Status, Summary, Totals, latency_of
-from otel_voice.trace import (
-    PROVIDERS,
-    UNANSWERED,
-    Message,
-    Trace,
-    chat_message,
-    json,
-    text_of,
-    tool_messages,
-    turn_messages,
-    usage_attributes,
-)
+from otel_voice.trace import PROVIDERS, UNANSWERED, Trace
 from otel_voice.turns import History, Tool, Turn
 
 IDLE_MS = 30 * 60_000.0
@@ -65,10 +53,11 @@ class Session:
         self.conversation = Conversation()
         self.sources: dict[str, Source] = {}
         self.adapters: dict[tuple[str, str], Adapter] = {}
-        self.waiting: deque[Arrived] = deque()  # as they arrived; the first of them is yet to be told
-        self._order: list[tuple[float, Arrived]] | None = None  # as they will be told, until more arrive
+        self.waiting = Waiting(self.sources)
+        # Nothing happens by itself before this; infinite when it is over.
+        self.rests_until = 0.0
         self.totals = Totals()
-        self.messages: list[Message] = []
+        self.messages: list[chat.Message] = []
         self.message_bytes = 0
         self.clock: e.Clock | None = None
         self.endings: list[Ending] = []
@@ -87,23 +76,24 @@ class Session:
 
     # In
 
-    def apply(self, record: e.Record, at: float) -> None:
-        """A record of the log that arrived `at`. Records come in the log's order."""
+    def apply(self, record: e.Record, at: float, events: Iterable[e.WireEvent] | None = None) -> None:
+        """A record of the log that arrived `at`. Records come in the log's order. Whoever has decoded an Accepted's
+        events hands them over."""
         self.advance(at)
         if self.created_at is None:
-            self.created_at = at
+            self.created_at, self.rests_until = at, 0.0
         self.last_at = max(self.last_at, at)
         if isinstance(record, e.Created):
             self._describe(record.session)
         elif isinstance(record, e.Accepted):
-            self._accept(record, at)
+            self._accept(record, at, map(e.decode_event, record.events) if events is None else events)
         else:
             self._hear_of_end(record, at)
 
     def _describe(self, new: e.NewSession) -> None:
         """What is said first of a session holds."""
         if self.new == e.NewSession():
-            self.new = new
+            self.new, self.rests_until = new, 0.0
             self.trace.describe(self.id, new)
 
     def _hear_of_end(self, record: e.Ended, at: float) -> None:
@@ -111,38 +101,31 @@ class Session:
         name = record.source or ""
         self.sources.setdefault(name, Source())
         end = e.SessionEnd(reason=record.reason, last_seq=record.last_seq)
-        self._wait(Arrived(name, None, f"{name}:end", at, at, end, counted=False))
+        self._wait(Arrived(name, None, at, at, end, "end", counted=False))
 
-    def _accept(self, record: e.Accepted, at: float) -> None:
-        name = record.source or ""
-        source = self.sources.setdefault(name, Source())
-        self._see_clock(record.clock)
+    def _accept(self, record: e.Accepted, at: float, events: Iterable[e.WireEvent]) -> None:
+        name, clock = record.source or "", record.clock
+        if (source := self.sources.get(name)) is None:
+            source = self.sources[name] = Source()
+        self._see_clock(clock)
         for seq in record.refused:
             source.refuse(seq)
-        for raw in record.events:
-            event = e.decode_event(raw)
-            if event.seq is not None and not self._is_new(source, event.seq, crc32(raw)):
+        for raw, event in zip(record.events, events, strict=True):
+            mark = ""
+            if event.seq is None:
+                self.unnumbered += 1
+                mark = f"u{self.unnumbered}"
+            elif not source.take(event.seq, checksum := crc32(raw)):
+                self.duplicates += 1
+                self.conflicts += source.conflicts(event.seq, checksum)
                 continue
-            self._wait(self._arrived(name, event, record.clock, at))
+            t = at if event.ts is None else event.ts + clock.offset if clock else event.ts
+            self._wait(Arrived(name, event.seq, t, at, event, mark))
 
     def _wait(self, arrived: Arrived) -> None:
-        self.waiting.append(arrived)
-        self._order = None
-
-    def _is_new(self, source: Source, seq: int, checksum: int) -> bool:
-        if source.take(seq):
-            source.remember(seq, checksum)
-            return True
-        self.duplicates += 1
-        self.conflicts += source.checksums.get(seq, checksum) != checksum
-        return False
-
-    def _arrived(self, name: str, event: e.WireEvent, clock: e.Clock | None, at: float) -> Arrived:
-        t = at if event.ts is None else event.ts + (clock.offset if clock else 0)
-        if event.seq is None:
-            self.unnumbered += 1
-            return Arrived(name, None, f"{name}:u{self.unnumbered}", t, at, event)
-        return Arrived(name, event.seq, f"{name}:{event.seq}", t, at, event)
+        if not self.waiting:
+            self.rests_until = min(self.rests_until, _told_from(arrived.at))
+        self.waiting.add(arrived)
 
     def _see_clock(self, clock: e.Clock | None) -> None:
         """The surest estimate is the one to show."""
@@ -155,7 +138,11 @@ class Session:
 
     def advance(self, now: float) -> None:
         """Does what is due by `now`, each thing at its own moment."""
-        while (due := self.due) is not None and due[0] <= now:
+        while self.rests_until <= now:
+            due = self.due
+            if due is None or due[0] > now:
+                self.rests_until = math.inf if due is None else due[0]
+                return
             at, action = due
             action(self, at)
 
@@ -164,7 +151,7 @@ class Session:
         """The next moment at which something happens by itself, and what."""
         deadlines: list[Deadline] = []
         if self.waiting:
-            deadlines.append((math.ceil((self.waiting[0].at + SETTLE_MS) / GRID_MS) * GRID_MS, Session._release))
+            deadlines.append((_told_from(self.waiting.arrived[0].at), Session._release))
         if (turn := self.conversation.superseded) is not None:
             deadlines.append((turn.settle_at, Session._settle))
         elif self.conversation.has_quiet:  # it comes later than any turn settles, and is dear to know of many turns
@@ -177,31 +164,20 @@ class Session:
 
     def _release(self, at: float) -> None:
         """Tells what has waited long enough, and whatever comes before it."""
-        self._tell(max(i for i, (_, arrived) in enumerate(self._ordered(), 1) if arrived.at + SETTLE_MS <= at))
+        self._tell(self.waiting.come_by(at - SETTLE_MS))
 
     def _release_before(self, t: float) -> None:
-        self._tell(bisect_left(self._ordered(), t, key=lambda pair: pair[0]))
-
-    def _ordered(self) -> list[tuple[float, Arrived]]:
-        """Those that wait, as they will be told: telling some leaves the order of the others as it is."""
-        if self._order is None:
-            self._order = in_order([arrived for arrived in self.waiting if not arrived.told], self.sources)
-        return self._order
+        self._tell(bisect_left(self.waiting.order, t, key=_time_of))
 
     def _tell(self, count: int) -> None:
         """Tells the first so many of those that wait."""
-        ordered = self._ordered()
-        telling = ordered[:count]
-        del ordered[:count]
-        for t, arrived in telling:
-            arrived.told = True
+        for t, _, _, _, arrived in self.waiting.take(count):
             self._end_before(t, arrived.at)
             self._fold(t, arrived)
-            self.told_at = max(self.told_at, arrived.at)
+            if arrived.at > self.told_at:
+                self.told_at = arrived.at
             if arrived.counted:
                 self.sources[arrived.source].tell(arrived.seq, t)
-        while self.waiting and self.waiting[0].told:
-            self.waiting.popleft()
         self._emit()
 
     def _fold(self, t: float, arrived: Arrived) -> None:
@@ -210,9 +186,9 @@ class Session:
             self.first_t = t if self.first_t is None else min(self.first_t, t)
         self.last_t = t if self.last_t is None else max(self.last_t, t)
         self.conversation.at = arrived.at
-        self.conversation.pass_time(t)
-        # What is final is told as it is now, before this event changes anything.
-        self._emit()
+        if self.conversation.pass_time(t):
+            # What is final is told as it is now, before this event changes anything.
+            self._emit()
         if isinstance(event, e.SessionEnd):
             self._see_end(event, t, arrived)
         if not isinstance(event, e.ProviderMessage):
@@ -330,15 +306,15 @@ class Session:
         for final in self.conversation.take():
             if isinstance(final, Turn):
                 self.totals.add_turn(final)
-                self._remember(turn_messages(final))
+                self._remember(chat.turn_messages(final))
                 self._spans += trace.turn(final)
             elif isinstance(final, Tool):
                 self.totals.add_tool(final, over=True)
                 if final.turn is None or not self._told_with_turn(final):
-                    self._remember(tool_messages([final])[final.turn is not None :])
+                    self._remember(chat.tool_messages([final])[final.turn is not None :])
                 self._spans.append(trace.tool(final, self.end))
             elif isinstance(final, History):
-                self._remember([chat_message(final.role, final.text)])
+                self._remember([chat.message(final.role, final.text)])
             else:
                 self._spans.append(trace.happening(*final))
 
@@ -346,13 +322,13 @@ class Session:
     def _told_with_turn(tool: Tool) -> bool:
         return tool.end is not None and tool.turn is not None and tool.end <= tool.turn.end
 
-    def _remember(self, messages: list[Message]) -> None:
+    def _remember(self, messages: list[chat.Message]) -> None:
         if self.message_bytes > CONVERSATION_LIMIT:
             return
         for message in messages:
-            self.message_bytes += len(json(message))
+            self.message_bytes += len(message.json)
             if self.message_bytes > CONVERSATION_LIMIT:
-                self.messages.append({"role": "system", "content": "… the conversation goes on; cut at 256 KiB"})
+                self.messages.append(chat.message("system", "… the conversation goes on; cut at 256 KiB"))
                 return
             self.messages.append(message)
 
@@ -377,7 +353,7 @@ class Session:
         return sum(source.lost for source in self.sources.values())
 
     def _root(self, summary: Summary) -> spans.Span:
-        answer = self.messages[-1:] if self.messages and self.messages[-1]["role"] == "assistant" else []
+        answer = self.messages[-1:] if self.messages and self.messages[-1].role == "assistant" else []
         question = self.messages[: len(self.messages) - len(answer)]
         latency, facts = summary.user_bot_latency_ms, self.conversation.facts
         attributes: dict[str, spans.Value | None] = {
@@ -386,7 +362,7 @@ class Session:
             s.REQUEST_MODEL: self.trace.model,
             s.REALTIME_SESSION_ID: facts.provider_session_id,
             s.SYSTEM_INSTRUCTIONS: facts.instructions
-            and json([{"type": "text", "content": text_of(facts.instructions)}]),
+            and chat.json([{"type": "text", "content": chat.cut(facts.instructions)}]),
             s.SESSION_END_REASON: summary.end_reason,
             s.TURN_COUNT: summary.turn_count,
             s.INTERRUPTION_COUNT: summary.interruption_count,
@@ -404,9 +380,9 @@ class Session:
             s.CLOCK_UNCERTAINTY: _seconds(self.clock.uncertainty) if self.clock else None,
             s.CALLER: self.new.traceparent,
             s.CUT: True if self.message_bytes > CONVERSATION_LIMIT else None,
-            s.OBSERVATION_INPUT: json(question) if question else None,
-            s.OBSERVATION_OUTPUT: json(answer) if answer else None,
-            **usage_attributes(e.Usage(**summary.tokens)),
+            s.OBSERVATION_INPUT: chat.array(question),
+            s.OBSERVATION_OUTPUT: chat.array(answer),
+            **usage.attributes_of(summary.tokens),
         }
         root = self.trace.span("session", "", s.SESSION, self.start, self.end, attributes)
         root.link = self.new.traceparent or ""
@@ -451,7 +427,7 @@ class Session:
         that came. Ends a copy of the session here."""
         # Messages never change once they are told: a long call's need no copies of their own.
         copied = copy.deepcopy(self, {id(self.messages): list(self.messages)})
-        copied._tell(len(copied._ordered()))
+        copied._tell(len(copied.waiting.order))
         summary = copied.summary()
         copied.conversation.close()
         copied._emit()
@@ -469,6 +445,15 @@ class Session:
 
 
 Deadline = tuple[float, Callable[[Session, float], None]]
+
+
+def _told_from(at: float) -> float:
+    """When an event that arrived `at` is told, whatever else comes."""
+    return math.ceil((at + SETTLE_MS) / GRID_MS) * GRID_MS
+
+
+def _time_of(told: Told) -> float:
+    return told[0]
 
 
 def _sureness(clock: e.Clock) -> tuple[float, float]:

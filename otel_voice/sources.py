@@ -1,9 +1,13 @@
 """Sources and their numbers: what is new, what is missing, and in which order it is told.
 
-A source is one page load or one process; its events are numbered from 0.
+A source is one page load or one process; its events are numbered from 0. Sets that are mostly empty are dicts here:
+an empty one takes a third of the memory, and every open session has some.
 """
 
 from __future__ import annotations
+
+from array import array
+from bisect import insort
 
 from msgspec import Struct, field
 
@@ -11,6 +15,8 @@ from otel_voice.events import WireEvent
 
 # A source with more refused events than this is broken, and what it lost is a guess.
 REFUSED = 10_000
+# The recent past in which a repetition is told from another event under the same number.
+REMEMBERED = 256
 
 
 class Arrived(Struct):
@@ -18,19 +24,23 @@ class Arrived(Struct):
 
     source: str
     seq: int | None
-    key: str
     t: float
     at: float
     event: WireEvent
+    mark: str = ""  # in place of a number
     told: bool = False
     counted: bool = True
+
+    @property
+    def key(self) -> str:
+        return f"{self.source}:{self.mark or self.seq}"
 
 
 class Numbers(Struct):
     """Which of 0, 1, 2, … were seen: all below `below`, and those in `above`."""
 
     below: int = 0
-    above: set[int] = field(default_factory=set)
+    above: dict[int, None] = field(default_factory=dict)
     top: int = -1  # the highest
 
     def __contains__(self, number: int) -> bool:
@@ -40,10 +50,14 @@ class Numbers(Struct):
         """False when it was seen before."""
         if number in self:
             return False
-        self.top = max(self.top, number)
-        self.above.add(number)
-        while self.below in self.above:
-            self.above.remove(self.below)
+        if number > self.top:
+            self.top = number
+        if number != self.below:
+            self.above[number] = None
+            return True
+        self.below += 1
+        while self.above and self.below in self.above:
+            del self.above[self.below]
             self.below += 1
         return True
 
@@ -56,10 +70,13 @@ class Source(Struct):
     numbers: Numbers = field(default_factory=Numbers)  # that came
     told: Numbers = field(default_factory=Numbers)  # that were folded
     unnumbered: int = 0
-    refused: set[int] = field(default_factory=set)  # numbers of events that were not taken, and are not lost
+    refused: dict[int, None] = field(default_factory=dict)  # of events that were not taken, and are not lost
     last_seq: int = -1  # what its session_end said
-    floor: float = 0.0  # the time of the highest that was told: a source's clock may jump, its order does not
-    checksums: dict[int, int] = field(default_factory=dict)
+    # The time of the highest that was told, and of the highest that waits: a source's clock may jump, its order not.
+    floor: float = 0.0
+    queued_floor: float = 0.0
+    queued_top: int = -1
+    checksums: array[int] | None = None
 
     @property
     def lost(self) -> int:
@@ -68,12 +85,26 @@ class Source(Struct):
 
     def refuse(self, seq: int) -> None:
         if seq not in self.numbers and len(self.refused) < REFUSED:
-            self.refused.add(seq)
+            self.refused[seq] = None
 
-    def take(self, seq: int) -> bool:
+    def take(self, seq: int, checksum: int) -> bool:
         """False when it was taken before."""
-        self.refused.discard(seq)
-        return self.numbers.add(seq)
+        if self.refused:
+            self.refused.pop(seq, None)
+        if not self.numbers.add(seq):
+            return False
+        if self.checksums is None:
+            self.checksums = array("I")
+        place = seq % REMEMBERED
+        if place >= len(self.checksums):
+            self.checksums.extend([0] * (place - len(self.checksums) + 1))
+        self.checksums[place] = checksum
+        return True
+
+    def conflicts(self, seq: int, checksum: int) -> bool:
+        """Whether a number that was taken before, and not long ago, meant another event."""
+        recent = seq > self.numbers.top - REMEMBERED
+        return recent and self.checksums is not None and self.checksums[seq % REMEMBERED] != checksum
 
     def tell(self, seq: int | None, t: float) -> None:
         """An event was folded, at the time `t`."""
@@ -84,23 +115,88 @@ class Source(Struct):
             self.floor = t
         self.told.add(seq)
 
-    def remember(self, seq: int, checksum: int) -> None:
-        """Enough of the recent past to tell a repetition from another event under the same number."""
-        self.checksums[seq] = checksum
-        if len(self.checksums) > 256:
-            del self.checksums[next(iter(self.checksums))]
+
+# The time at which to tell an event (never before its source's previous one), what decides between equal times, and it.
+Told = tuple[float, str, int, int, Arrived]
 
 
-def in_order(waiting: list[Arrived], sources: dict[str, Source]) -> list[tuple[float, Arrived]]:
-    """The one order of these events, whatever order they came in: by time, each source's own by its numbers.
+class Waiting:
+    """Events that are yet to be told, in the one order in which they will be, whatever order they came in: by time,
+    each source's own by its numbers."""
 
-    Pairs of the time at which to tell an event (never before its source's previous one) and the event."""
-    floors = {arrived.source: sources[arrived.source].floor for arrived in waiting}
-    ordered = []
-    for arrived in sorted(waiting, key=lambda a: (a.source, -1 if a.seq is None else a.seq, a.t)):
-        t = arrived.t
-        if arrived.seq is not None and arrived.seq > sources[arrived.source].told.top:
-            t = floors[arrived.source] = max(t, floors[arrived.source])
-        ordered.append((t, arrived))
-    ordered.sort(key=lambda pair: pair[0])  # stable: ties stay by source and number
-    return ordered
+    __slots__ = ("_came", "_order", "_sources", "arrived")
+
+    def __init__(self, sources: dict[str, Source]) -> None:
+        self._sources = sources
+        self.arrived: list[Arrived] = []  # as they came; the first of them is yet to be told
+        self._order: list[Told] | None = []  # None: to be made anew
+        self._came = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.arrived)
+
+    def add(self, arrived: Arrived) -> None:
+        self.arrived.append(arrived)
+        self._came += 1
+        order, seq, t = self._order, arrived.seq, arrived.t
+        if order is None:
+            return
+        if seq is not None:
+            source = self._sources[arrived.source]
+            if seq > source.queued_top:
+                source.queued_top, source.queued_floor = seq, max(t, source.queued_floor)
+                t = source.queued_floor
+            elif seq > source.told.top:
+                # Those of its source that wait behind it may have to wait longer.
+                self._order = None
+                return
+        told = (t, arrived.source, -1 if seq is None else seq, self._came, arrived)
+        if not order or told > order[-1]:
+            order.append(told)
+        else:
+            insort(order, told)
+
+    @property
+    def order(self) -> list[Told]:
+        if self._order is None:
+            self._order = self._in_order()
+        return self._order
+
+    def _in_order(self) -> list[Told]:
+        numbered = [(number, arrived) for number, arrived in enumerate(self.arrived, -self._came) if not arrived.told]
+        for _, arrived in numbered:
+            source = self._sources[arrived.source]
+            source.queued_top, source.queued_floor = source.told.top, source.floor
+        order = list[Told]()
+        for number, arrived in sorted(numbered, key=lambda pair: -1 if pair[1].seq is None else pair[1].seq):
+            t, source, seq = arrived.t, self._sources[arrived.source], arrived.seq
+            if seq is not None and seq > source.queued_top:
+                source.queued_top, source.queued_floor = seq, max(t, source.queued_floor)
+                t = source.queued_floor
+            order.append((t, arrived.source, -1 if seq is None else seq, number, arrived))
+        order.sort()
+        return order
+
+    def come_by(self, at: float) -> int:
+        """How many of the order to tell, so that all that had arrived by `at` are told."""
+        missing = 0
+        for arrived in self.arrived:
+            if arrived.at > at:
+                break
+            missing += not arrived.told
+        if missing:
+            for count, told in enumerate(self.order, 1):
+                missing -= told[-1].at <= at
+                if not missing:
+                    return count
+        return 0
+
+    def take(self, count: int) -> list[Told]:
+        """The first so many of the order, which leave it."""
+        taken = self.order[:count]
+        del self.order[:count]
+        for told in taken:
+            told[-1].told = True
+        gone = next((n for n, arrived in enumerate(self.arrived) if not arrived.told), len(self.arrived))
+        del self.arrived[:gone]
+        return taken

@@ -7,8 +7,8 @@ from typing import Literal
 
 from msgspec import Struct, field, structs
 
-from otel_voice import semconv as s
 from otel_voice.turns import Tool, Turn
+from otel_voice.usage import counted
 
 Status = Literal["open", "closing", "ended"]
 
@@ -70,9 +70,8 @@ class Totals(Struct):
         if turn.usage is not None and (not usages or None in usages):
             usages.append(turn.usage)
         for usage in usages:
-            for name in s.USAGE_KEYS if usage is not None else ():
-                if (count := getattr(usage, name)) is not None:
-                    self.usage[name] = self.usage.get(name, 0) + count
+            for name, count in counted(usage).items() if usage is not None else ():
+                self.usage[name] = self.usage.get(name, 0) + count
 
     def add_tool(self, tool: Tool, over: bool) -> None:
         self.tools += 1

@@ -96,6 +96,7 @@ class Tool(Struct):
     result: Any = UNSET
     error: Any = UNSET
     cancelled: bool = False
+    told: Any = None  # as chat has it
 
     def says(self, fact: e.ToolResult) -> bool:
         """Whether this very result is known already: providers and clients repeat themselves."""
@@ -141,6 +142,7 @@ class Turn(Struct):
     usage: e.Usage | None = None
     model: str | None = None
     final: bool = False
+    told: Any = None  # as chat has it
 
     def last_until(self, t: float) -> None:
         """Where the next turn has begun, what is told of this one is late, and nothing that lasts."""

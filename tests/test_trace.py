@@ -16,10 +16,11 @@ from msgspec import Raw
 
 from otel_voice import events as e
 from otel_voice import semconv as s
+from otel_voice.chat import TEXT_LIMIT, text_of
 from otel_voice.recording import Recording
 from otel_voice.session import Session
 from otel_voice.spans import Span
-from otel_voice.trace import TEXT_LIMIT, disjoint_usage, text_of
+from otel_voice.usage import disjoint
 from tests.facts import RECORDINGS, everything
 
 ALL = [pytest.param(provider, path, id=path.stem) for provider, path in everything()]
@@ -54,7 +55,7 @@ def test_openai_tokens_are_counted_once_for_langfuse() -> None:
         output_audio_tokens=35,
         reasoning_tokens=5,
     )
-    assert disjoint_usage(usage, "openai") == {
+    assert disjoint(usage, "openai") == {
         "input_text_tokens": 40,
         "input_audio_tokens": 30,
         "input_cached_text_tokens": 20,
@@ -74,7 +75,7 @@ def test_cached_tokens_that_are_neither_text_nor_audio_are_of_images() -> None:
         cached_text_tokens=128,
         cached_audio_tokens=256,
     )
-    details = disjoint_usage(usage, "openai")
+    details = disjoint(usage, "openai")
     assert (details["input_image_tokens"], details["input_cached_image_tokens"]) == (244, 256)
     assert sum(details.values()) == 1000
 
@@ -83,12 +84,12 @@ def test_geminis_thoughts_are_text_that_lies_outside_the_details() -> None:
     usage = e.Usage(
         input_tokens=1131, input_text_tokens=1131, output_tokens=50, output_audio_tokens=26, reasoning_tokens=24
     )
-    assert disjoint_usage(usage, "gcp.gemini") == {"input_text": 1131, "output_text": 24, "output_audio": 26}
+    assert disjoint(usage, "gcp.gemini") == {"input_text": 1131, "output_text": 24, "output_audio": 26}
 
 
 def test_tokens_that_no_detail_explains_are_not_dropped() -> None:
-    assert disjoint_usage(e.Usage(input_tokens=10, input_text_tokens=4), "gcp.gemini") == {"input_text": 4, "input": 6}
-    assert disjoint_usage(e.Usage(input_tokens=10, output_tokens=2), "openai") == {"input": 10, "output": 2}
+    assert disjoint(e.Usage(input_tokens=10, input_text_tokens=4), "gcp.gemini") == {"input_text": 4, "input": 6}
+    assert disjoint(e.Usage(input_tokens=10, output_tokens=2), "openai") == {"input": 10, "output": 2}
 
 
 _count = st.none() | st.integers(0, 10**6)
@@ -96,7 +97,7 @@ _count = st.none() | st.integers(0, 10**6)
 
 @given(st.builds(e.Usage, **{name: _count for name in s.USAGE_KEYS}), st.sampled_from(["openai", "gcp.gemini", ""]))
 def test_langfuse_gets_whole_numbers_that_are_not_negative(usage: e.Usage, provider: str) -> None:
-    for count in disjoint_usage(usage, provider).values():
+    for count in disjoint(usage, provider).values():
         assert isinstance(count, int) and count > 0
 
 
@@ -116,7 +117,7 @@ def test_the_disjoint_counts_add_up_to_the_totals(
         output_text_tokens=out_text,
         output_audio_tokens=out_audio,
     )
-    assert sum(disjoint_usage(usage, "openai").values()) == text + audio + out_text + out_audio
+    assert sum(disjoint(usage, "openai").values()) == text + audio + out_text + out_audio
 
 
 def test_usage_is_on_the_response_and_its_sum_on_the_root_but_not_for_langfuse() -> None:
