@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 # A commit takes what came meanwhile.
 GROUP = 1_000
+# To ask how much is in use takes as long as a record.
+MEASURED_BYTES = 2**18
 # Spans of no session: a process's own, by its span processor.
 NO_SESSION = 0
 
@@ -37,8 +39,12 @@ class _Start(NamedTuple):
     used_bytes: int
 
 
+# A record to log, or whatever else.
+Work = Append | Callable[[sqlite3.Connection], object]
+
+
 class _Job(NamedTuple):
-    work: Callable[[sqlite3.Connection], object]
+    work: Work
     done: Callable[[object], None]
     failed: Callable[[Unavailable], None]
     size: int
@@ -72,13 +78,16 @@ class Store:
         self._to_wipe = False
         self.last_log, self.last_at, self.next_session = start.last_log, start.last_at, start.next_session
         self._next_log = self.last_log + 1
-        self.used_bytes = start.used_bytes
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.used_bytes, self._unmeasured = start.used_bytes, 0
+        # What the loop asks for in one of its rounds goes to the thread in one piece.
+        self._asked: list[_Job] = []
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self.queued_bytes = 0
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
 
     async def close(self) -> None:
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         # The last to close empties the write-ahead log into the file, which a reader may not.
@@ -89,22 +98,23 @@ class Store:
     # The writer's thread
 
     def _write(self) -> None:
-        while (job := self._queue.get()) is not None:
-            jobs: list[_Job | None] = [job]
-            while len(jobs) < GROUP and jobs[-1] is not None:
+        while (asked := self._queue.get()) is not None:
+            jobs = asked
+            while asked is not None and len(jobs) < GROUP:
                 try:
-                    jobs.append(self._queue.get_nowait())
+                    asked = self._queue.get_nowait()
                 except queue.Empty:
                     break
-            self._commit([job for job in jobs if job is not None])
-            if jobs[-1] is None:
+                jobs = [*jobs, *(asked or ())]
+            self._commit(jobs)
+            if asked is None:
                 return
 
     def _commit(self, jobs: list[_Job]) -> None:
         self._moved, self._over, self._accepted = {}, {}, 0
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            results = [job.work(self._writer) for job in jobs]
+            results = self._do(self._writer, [job.work for job in jobs])
             _count(self._writer, "accepted", self._accepted)
             self._writer.execute("COMMIT")
         except Exception as error:
@@ -122,10 +132,30 @@ class Store:
         for session, head in self._over.items():
             if self._heads.get(session) == head:
                 self._heads.pop(session, None)
-        with contextlib.suppress(sqlite3.Error):  # it is stored; what is wrong with the file shows at the next commit
-            self.used_bytes = _used(self._writer)
-            self._wipe_log()
+        self._measure(jobs)
         self._loop.call_soon_threadsafe(self._succeed, jobs, results)
+
+    def _do(self, db: sqlite3.Connection, all_work: Sequence[Work]) -> list[object]:
+        """In order; records that follow one another are written together."""
+        results, appends = list[object](), list[Append]()
+        for work in all_work:
+            if isinstance(work, Append):
+                appends.append(work)
+                continue
+            results += self._log(db, appends)
+            appends.clear()
+            results.append(work(db))
+        return [*results, *self._log(db, appends)]
+
+    def _measure(self, jobs: list[_Job]) -> None:
+        """Anew where it may have become less, or enough has come for it to matter."""
+        self._unmeasured += sum([job.size for job in jobs])
+        if self._unmeasured >= MEASURED_BYTES or not all(isinstance(job.work, Append) for job in jobs):
+            with contextlib.suppress(
+                sqlite3.Error
+            ):  # it is stored; what is wrong with the file shows at the next commit
+                self.used_bytes, self._unmeasured = _used(self._writer), 0
+                self._wipe_log()
 
     def _wipe_log(self) -> None:
         """What was erased is still in the write-ahead log, until nobody reads there and it can be emptied."""
@@ -153,7 +183,7 @@ class Store:
 
     def _submit(
         self,
-        work: Callable[[sqlite3.Connection], T],
+        work: Callable[[sqlite3.Connection], T] | Append,
         then: Callable[[T], None] | None = None,
         otherwise: Callable[[], None] | None = None,
         size: int = 0,
@@ -174,9 +204,16 @@ class Store:
             if not future.done():
                 future.set_exception(error)
 
+        if not self._asked:
+            self._loop.call_soon(self._hand_over)
         self.queued_bytes += size
-        self._queue.put(_Job(work, done, failed, size))  # type: ignore[arg-type]
+        self._asked.append(_Job(work, done, failed, size))  # type: ignore[arg-type]
         return future
+
+    def _hand_over(self) -> None:
+        if self._asked:
+            self._queue.put(self._asked)
+            self._asked = []
 
     # What can be written
 
@@ -191,21 +228,23 @@ class Store:
 
     def append(self, append: Append, then: Callable[[int], None], otherwise: Callable[[], None]) -> asyncio.Future[int]:
         """Logs a record. `then` gets its number in the log, in the log's order; `otherwise` hears that it failed."""
-        return self._submit(lambda db: self._append(db, append), then, otherwise, len(append.body))
+        return self._submit(append, then, otherwise, len(append.body))
 
-    def _append(self, db: sqlite3.Connection, append: Append) -> int:
-        if append.new:
-            db.execute(
-                "INSERT INTO sessions (no, id, due, started_at) VALUES (?, ?, 0, ?) ON CONFLICT DO NOTHING",
-                (append.session, append.session_id, append.at),
+    def _log(self, db: sqlite3.Connection, appends: Sequence[Append]) -> range:
+        """Gives their numbers."""
+        if new := [(append.session, append.session_id, append.at) for append in appends if append.new]:
+            db.executemany(
+                "INSERT INTO sessions (no, id, due, started_at) VALUES (?, ?, 0, ?) ON CONFLICT DO NOTHING", new
             )
-        id_, self._next_log = self._next_log, self._next_log + 1
-        prev = self._head(db, append.session)
-        row = (id_, append.session, prev, append.at, append.events, append.body)
-        db.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", row)
-        self._moved[append.session] = id_
-        self._accepted += append.events
-        return id_
+        first, self._next_log = self._next_log, self._next_log + len(appends)
+        rows = []
+        for id_, (session, _, _, at, body, events) in enumerate(appends, first):
+            rows.append((id_, session, self._head(db, session), at, events, body))
+            self._moved[session] = id_
+            self._accepted += events
+        if rows:
+            db.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", rows)
+        return range(first, self._next_log)
 
     def _head(self, db: sqlite3.Connection, session: int) -> int | None:
         head = self._moved.get(session) or self._heads.get(session)
@@ -250,7 +289,7 @@ class Store:
             db.executemany("INSERT INTO outbox (session, body) VALUES (?, ?)", [(NO_SESSION, body) for body in spans])
             _count(db, "made", len(spans))
 
-        self._queue.put(_Job(work, future.set_result, future.set_exception, 0))  # type: ignore[arg-type]
+        self._queue.put([_Job(work, future.set_result, future.set_exception, 0)])  # type: ignore[arg-type]
         return future
 
     def delivered(self, ids: Sequence[int]) -> asyncio.Future[None]:
