@@ -295,6 +295,10 @@ class Session:
 
     # Out
 
+    @property
+    def has_made(self) -> bool:
+        return bool(self._spans)
+
     def take(self) -> list[spans.Span]:
         """The spans that became final since the last call."""
         taken, self._spans = self._spans, []

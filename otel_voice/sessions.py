@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
+from typing import ParamSpec
 
 from otel_voice import events as e
 from otel_voice import spans
@@ -22,8 +24,14 @@ from otel_voice.store import Append, Flush, LogRow, Reader, SessionRow, Store, U
 from otel_voice.summary import Summary
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 TICK_S = 0.1
+# What the store knows of open sessions, and their new spans, may be so old: after a crash the log is ahead by as much.
+FLUSH_S = 1.0
+# Time does its work by pieces of so long, and a flush takes so many sessions at once: who posts does not wait for all.
+SLICE_S = 0.001
+FLUSHED_AT_ONCE = 50
 # How long a session that is over stays in memory for latecomers.
 LINGER_MS = 60_000.0
 # So many requests of one session may wait for their commit.
@@ -51,10 +59,17 @@ class CannotMap(Exception):
 class Open:
     """A session in memory, with what the store knows of it."""
 
+    __slots__ = (
+        *("broken", "bytes", "erased", "events", "in_flight", "leaving", "made", "made_before", "new", "no"),
+        *("over_since", "row", "session", "unsaved", "wakes"),
+    )
+
     def __init__(self, no: int, session: Session, new: bool, made: int = 0) -> None:
         self.no, self.session, self.new, self.made = no, session, new, made
         # A replay makes again what is in the outbox already.
         self.made_before = made
+        # Encoded, and not in the store yet.
+        self.unsaved: list[bytes] = []
         self.events = self.bytes = 0
         self.in_flight = 0
         # When time comes by, the next one last; an earlier one is put on top, so there are few.
@@ -65,13 +80,13 @@ class Open:
         self.broken = False
         self.row: SessionRow | None = None
 
-    def attempt(self, step: Callable[[], None]) -> None:
+    def attempt(self, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         """A step of the mapping. One session that cannot be mapped must not stop the others: its log is kept and can
         be mapped by a later version."""
         if self.broken:
             return
         try:
-            step()
+            step(*args, **kwargs)
         except Exception:
             self.broken = True
             log.exception("session %s cannot be mapped; its events are kept", self.session.id)
@@ -87,23 +102,22 @@ class Open:
         """With what still waits to be told, it costs a copy of the session."""
         return self.session.so_far()[1] if so_far and self.session.waiting else self.session.summary()
 
-    def summarized(self, so_far: bool = False) -> SessionRow:
-        """What the store is to know of it."""
-        if not self.broken:
-            self.attempt(lambda: self._summarize(so_far))
+    def summarized(self, events: int, so_far: bool = False) -> SessionRow:
+        """What the store is to know of it; of its events, so many."""
+        self.attempt(self._summarize, so_far)
         row = self.row or SessionRow(self.no, self.session.id, self.made, None, 0.0, "open", b"{}")
         if self.broken:
             # Due at once, so that the next start, with a version that may be mended, tries again.
             row = row._replace(status="broken", due=0.0)
-        return row._replace(made=self.made, events=self.events)
+        return row._replace(made=self.made, events=events)
 
     def _summarize(self, so_far: bool) -> None:
-        summary, due = self.summary(so_far), self.session.due
+        summary, rests_until = self.summary(so_far), self.session.rests_until
         self.row = SessionRow(
             no=self.no,
             id=self.session.id,
             made=self.made,
-            due=None if due is None else due[0],
+            due=None if rests_until == math.inf else rests_until,
             started_at=summary.started_at,
             status=summary.status,
             summary=e.encode(summary),
@@ -138,7 +152,6 @@ class Sessions:
         self._asleep: set[str] = set()
         self._arrivals: deque[float] = deque()
         self._dirty: dict[int, Open] = {}
-        self._unsaved: list[tuple[Open, bytes]] = []
         self._flushing = asyncio.Lock()
         self._applied = store.last_log
         self._last_at: float = store.last_at
@@ -167,13 +180,19 @@ class Sessions:
     async def run(self) -> None:
         """Lets time pass, for ever."""
         while True:
-            await self.tick()
-            await asyncio.sleep(TICK_S)
+            for _ in range(round(FLUSH_S / TICK_S)):
+                await self._pass_time()
+                await asyncio.sleep(TICK_S)
+            await self._settle()
 
     async def tick(self) -> None:
         """Does what is due in the sessions, and writes down what came of it."""
-        now = self._safe_now()
-        advanced = 0
+        await self._pass_time()
+        await self._settle()
+
+    async def _pass_time(self) -> None:
+        now, look = self._safe_now(), asyncio.get_running_loop().time
+        advanced, began = 0, look()
         while self._due and self._due[0][0] <= now:
             at, no, session_id = heapq.heappop(self._due)
             if self._is_awaited(session_id, at):
@@ -181,7 +200,9 @@ class Sessions:
                 advanced += 1
                 if advanced % AT_ONCE == 0:
                     await self._settle()
-        await self._settle()
+                if look() > began + SLICE_S:
+                    await asyncio.sleep(0)
+                    began = look()
 
     async def _settle(self) -> None:
         await self.flush()
@@ -224,7 +245,7 @@ class Sessions:
         except Unavailable:
             self._wake(session_id, no, now + 1000)
             return
-        entry.attempt(lambda: entry.session.advance(min(now, self._safe_now())))
+        entry.attempt(entry.session.advance, min(now, self._safe_now()))
         self._collect(entry)
         if entry.over_since is None or now < entry.over_since + LINGER_MS:
             self._schedule(entry)
@@ -237,12 +258,12 @@ class Sessions:
         return entry.in_flight > 0 or entry.no in self._dirty or self._flushing.locked()
 
     def _schedule(self, entry: Open) -> None:
-        due = None if entry.broken else entry.session.due
-        if due is None:
+        at = math.inf if entry.broken else entry.session.rests_until
+        if at == math.inf:
             entry.over_since = entry.over_since or self._last_at
             at = entry.over_since + LINGER_MS
         else:
-            entry.over_since, at = None, due[0]
+            entry.over_since = None
         self._wake_at(entry, at)
 
     def _wake_at(self, entry: Open, at: float) -> None:
@@ -262,31 +283,36 @@ class Sessions:
             await self._record(entry, e.Created(new))
         return entry
 
-    async def accept(self, session_id: str, batch: e.Accepted | e.Ended) -> Open:
-        """Logs and applies a batch; one for a session that nobody knows makes it. Raises Unavailable, Busy or
-        UsedUp."""
-        entry = await self._get(session_id)
-        await self._record(entry, batch)
+    async def accept(
+        self, session_id: str, batch: e.Accepted | e.Ended, events: Sequence[e.WireEvent] | None = None
+    ) -> Open:
+        """Logs and applies a batch, whose events whoever has decoded them hands over; one for a session that nobody
+        knows makes it. Raises Unavailable, Busy or UsedUp."""
+        entry = self._open.get(session_id) or await self._get(session_id)
+        # A page that goes away takes nothing back: what is under way is stored and applied.
+        await self._record(entry, batch, events)
         return entry
 
-    async def _record(self, entry: Open, record: e.Record) -> None:
+    def _record(
+        self, entry: Open, record: e.Record, decoded: Sequence[e.WireEvent] | None = None
+    ) -> asyncio.Future[int]:
         if entry.in_flight >= IN_FLIGHT:
             raise Busy
         if entry.bytes >= SESSION_BYTES and isinstance(record, e.Accepted):
             raise UsedUp
         at = self._now()
         events = len(record.events) if isinstance(record, e.Accepted) else 0
-        append = Append(entry.no, entry.session.id, entry.new, at, e.encode(record), events)
+        body = e.encode(record)
         entry.in_flight += 1
         self._arrivals.append(at)
 
         def applied(log_id: int) -> None:
             self._leave(entry)
-            entry.count(events, len(append.body))
-            self._apply(entry, record, at, log_id)
+            entry.count(events, len(body))
+            self._apply(entry, record, at, log_id, decoded)
 
-        # A page that goes away takes nothing back.
-        await asyncio.shield(self._store.append(append, applied, lambda: self._leave(entry)))
+        append = Append(entry.no, entry.session.id, entry.new, at, body, events)
+        return self._store.append(append, applied, lambda: self._leave(entry))
 
     def _leave(self, entry: Open) -> None:
         entry.in_flight -= 1
@@ -295,14 +321,16 @@ class Sessions:
             # Nothing of it was stored, unless the caller says otherwise in a moment.
             self._open.pop(entry.session.id, None)
 
-    def _apply(self, entry: Open, record: e.Record, at: float, log_id: int) -> None:
+    def _apply(
+        self, entry: Open, record: e.Record, at: float, log_id: int, decoded: Sequence[e.WireEvent] | None
+    ) -> None:
         entry.new = False
         if not entry.leaving:
             # Last, as the one that something came for.
             self._open.pop(entry.session.id, None)
             self._open[entry.session.id] = entry
         self._applied = log_id
-        entry.attempt(lambda: entry.session.apply(record, at))
+        entry.attempt(entry.session.apply, record, at, decoded)
         self._collect(entry)
         self._dirty[entry.no] = entry
         self._schedule(entry)
@@ -334,7 +362,7 @@ class Sessions:
             entry.row = row
             for logged in rows:
                 entry.count(logged.events, len(logged.body))
-            await asyncio.to_thread(entry.attempt, lambda: replay(entry.session, rows))
+            await asyncio.to_thread(entry.attempt, replay, entry.session, rows)
             self._collect(entry)
             self._schedule(entry)
         self._asleep.discard(session_id)
@@ -343,15 +371,15 @@ class Sessions:
     # Out
 
     def _collect(self, entry: Open) -> None:
-        if finished := entry.finished():
+        if entry.session.has_made and (finished := entry.finished()):
             self._dirty[entry.no] = entry
-            entry.attempt(lambda: self._encode(entry, finished))
+            entry.attempt(self._encode, entry, finished)
 
     def _encode(self, entry: Open, finished: list[spans.Span]) -> None:
-        self._unsaved += [(entry, self._encoder.request(span)) for span in finished]
+        entry.unsaved += map(self._encoder.request, finished)
 
     async def flush(self) -> None:
-        """Writes the sessions' rows and their new spans in one transaction; keeps them for later if it fails."""
+        """Writes the sessions' rows, each in one transaction with its new spans; keeps them for later if it fails."""
         await asyncio.shield(asyncio.ensure_future(self._flush()))
 
     async def stop(self) -> None:
@@ -366,30 +394,35 @@ class Sessions:
             await self._write(so_far)
 
     async def _write(self, so_far: bool) -> None:
-        dirty, self._dirty = self._dirty, {}
-        if not dirty:
-            return
-        made, self._unsaved = self._unsaved, []
-        for entry, _ in made:
-            entry.made += 1
-        living = [entry for entry in dirty.values() if not entry.erased and not entry.new]
-        kept = [(entry, body) for entry, body in made if not entry.erased]
-        flush = Flush(
-            [entry.summarized(so_far) for entry in living],
-            [(entry.no, body) for entry, body in kept],
-            self._applied,
-            self._last_at,
-        )
+        dirty, self._dirty = list(self._dirty.values()), {}
+        # What the rows count goes as far as the log that they are said to know, whatever comes meanwhile.
+        counted, applied = [entry.events for entry in dirty], self._applied
+        for first in range(0, len(dirty), FLUSHED_AT_ONCE):
+            last = first + FLUSHED_AT_ONCE
+            part = list(zip(dirty[first:last], counted[first:last], strict=True))
+            is_last = last >= len(dirty)
+            try:
+                await self._write_part(part, so_far, applied if is_last else 0)
+            except Unavailable as error:
+                self._cannot_write.say(log.warning, "the store cannot write, spans wait in memory: %s", error)
+                self._dirty = {entry.no: entry for entry in dirty[first:]} | self._dirty
+                return
+
+    async def _write_part(self, part: list[tuple[Open, int]], so_far: bool, applied: int) -> None:
+        """These sessions' rows and spans; raises Unavailable, and they have them still."""
+        living = [(entry, events) for entry, events in part if not entry.erased and not entry.new]
+        made = [(entry, entry.unsaved) for entry, _ in living if entry.unsaved]
+        for entry, unsaved in made:
+            entry.made, entry.unsaved = entry.made + len(unsaved), []
+        rows = [entry.summarized(events, so_far) for entry, events in living]
+        bodies = [(entry.no, body) for entry, unsaved in made for body in unsaved]
         try:
-            await self._store.flush(flush)
-        except Unavailable as error:
-            self._cannot_write.say(log.warning, "the store cannot write, spans wait in memory: %s", error)
-            for entry, _ in made:
-                entry.made -= 1
-            self._unsaved = made + self._unsaved
-            self._dirty = dirty | self._dirty
-            return
-        if kept:
+            await self._store.flush(Flush(rows, bodies, applied, self._last_at))
+        except Unavailable:
+            for entry, unsaved in made:
+                entry.made, entry.unsaved = entry.made - len(unsaved), unsaved + entry.unsaved
+            raise
+        if bodies:
             self.on_made()
 
     # Reads

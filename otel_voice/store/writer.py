@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from otel_voice.store.file import lock, open_, suspect, unavailable
 from otel_voice.store.reader import IS_PAST, Reader
@@ -43,11 +43,45 @@ class _Start(NamedTuple):
 Work = Append | Callable[[sqlite3.Connection], object]
 
 
-class _Job(NamedTuple):
+class _Job:
+    """`then` runs on the loop after the commit, `otherwise` after a failed one, even when nobody waits any more."""
+
+    __slots__ = ("future", "otherwise", "size", "then", "work")
+
+    def __init__(
+        self,
+        work: Work,
+        future: asyncio.Future[Any],
+        then: Callable[[Any], None] | None = None,
+        otherwise: Callable[[], None] | None = None,
+        size: int = 0,
+    ) -> None:
+        self.work, self.future, self.then, self.otherwise, self.size = work, future, then, otherwise, size
+
+    def done(self, result: object) -> None:
+        if self.then is not None:
+            self.then(result)
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def failed(self, error: Unavailable) -> None:
+        if self.otherwise is not None:
+            self.otherwise()
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # nobody has to look at it
+
+
+class _Put(NamedTuple):
+    """What a thread that is not the loop's waits for."""
+
     work: Work
-    done: Callable[[object], None]
+    done: Callable[[Any], None]
     failed: Callable[[Unavailable], None]
-    size: int
+    size: int = 0
+
+
+Jobs = Sequence[_Job | _Put]
 
 
 class Store:
@@ -81,7 +115,7 @@ class Store:
         self.used_bytes, self._unmeasured = start.used_bytes, 0
         # What the loop asks for in one of its rounds goes to the thread in one piece.
         self._asked: list[_Job] = []
-        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Jobs | None] = queue.SimpleQueue()
         self.queued_bytes = 0
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
@@ -110,7 +144,7 @@ class Store:
             if asked is None:
                 return
 
-    def _commit(self, jobs: list[_Job]) -> None:
+    def _commit(self, jobs: Jobs) -> None:
         self._moved, self._over, self._accepted = {}, {}, 0
         try:
             self._writer.execute("BEGIN IMMEDIATE")
@@ -147,7 +181,7 @@ class Store:
             results.append(work(db))
         return [*results, *self._log(db, appends)]
 
-    def _measure(self, jobs: list[_Job]) -> None:
+    def _measure(self, jobs: Jobs) -> None:
         """Anew where it may have become less, or enough has come for it to matter."""
         self._unmeasured += sum([job.size for job in jobs])
         if self._unmeasured >= MEASURED_BYTES or not all(isinstance(job.work, Append) for job in jobs):
@@ -171,44 +205,25 @@ class Store:
 
     # Back on the loop, in the log's order
 
-    def _succeed(self, jobs: list[_Job], results: list[object]) -> None:
+    def _succeed(self, jobs: Jobs, results: list[object]) -> None:
         for job, result in zip(jobs, results, strict=True):
             self.queued_bytes -= job.size
             job.done(result)
 
-    def _fail(self, jobs: list[_Job], error: Unavailable) -> None:
+    def _fail(self, jobs: Jobs, error: Unavailable) -> None:
         for job in jobs:
             self.queued_bytes -= job.size
             job.failed(error)
 
-    def _submit(
-        self,
-        work: Callable[[sqlite3.Connection], T] | Append,
-        then: Callable[[T], None] | None = None,
-        otherwise: Callable[[], None] | None = None,
-        size: int = 0,
-    ) -> asyncio.Future[T]:
-        """`then` runs on the loop after the commit, `otherwise` after a failed one, even when nobody waits any more."""
-        future: asyncio.Future[T] = self._loop.create_future()
-        future.add_done_callback(lambda future: future.cancelled() or future.exception())
+    def _submit(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        return self._ask(_Job(work, self._loop.create_future()))
 
-        def done(result: T) -> None:
-            if then is not None:
-                then(result)
-            if not future.done():
-                future.set_result(result)
-
-        def failed(error: Unavailable) -> None:
-            if otherwise is not None:
-                otherwise()
-            if not future.done():
-                future.set_exception(error)
-
+    def _ask(self, job: _Job) -> asyncio.Future[Any]:
         if not self._asked:
             self._loop.call_soon(self._hand_over)
-        self.queued_bytes += size
-        self._asked.append(_Job(work, done, failed, size))  # type: ignore[arg-type]
-        return future
+        self.queued_bytes += job.size
+        self._asked.append(job)
+        return job.future
 
     def _hand_over(self) -> None:
         if self._asked:
@@ -228,7 +243,7 @@ class Store:
 
     def append(self, append: Append, then: Callable[[int], None], otherwise: Callable[[], None]) -> asyncio.Future[int]:
         """Logs a record. `then` gets its number in the log, in the log's order; `otherwise` hears that it failed."""
-        return self._submit(append, then, otherwise, len(append.body))
+        return self._ask(_Job(append, self._loop.create_future(), then, otherwise, len(append.body)))
 
     def _log(self, db: sqlite3.Connection, appends: Sequence[Append]) -> range:
         """Gives their numbers."""
@@ -289,7 +304,7 @@ class Store:
             db.executemany("INSERT INTO outbox (session, body) VALUES (?, ?)", [(NO_SESSION, body) for body in spans])
             _count(db, "made", len(spans))
 
-        self._queue.put([_Job(work, future.set_result, future.set_exception, 0)])  # type: ignore[arg-type]
+        self._queue.put([_Put(work, future.set_result, future.set_exception)])
         return future
 
     def delivered(self, ids: Sequence[int]) -> asyncio.Future[None]:
