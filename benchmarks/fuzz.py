@@ -113,7 +113,7 @@ def _record(body: bytes) -> e.Record | None:
 
 
 def _accepted(body: bytes) -> e.Accepted | None:
-    batch, rejected = RECEIVER._sort(e.decode_envelope(body))
+    batch, _, rejected = RECEIVER._sort(e.decode_envelope(body))
     e.encode(Verdict(len(batch.events), rejected))
     return batch if batch.events or batch.refused else None
 

@@ -14,15 +14,17 @@ from typing import Any, cast
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from otel_voice import __version__
-from otel_voice.edge import JSON, TIME_HEADER, Gate, HostCheck, Load, Rejected, rejection
+from otel_voice.edge import JSON, Gate, Load, Rejected, rejection
 from otel_voice.exporter import Exporter, client
+from otel_voice.front import Front, Table, session_in
 from otel_voice.metrics import Metrics
+from otel_voice.origins import HostCheck, Origins
 from otel_voice.otlp import Encoder
 from otel_voice.receiver import Receiver
 from otel_voice.retention import Retention
@@ -35,20 +37,31 @@ from otel_voice.viewer import Viewer
 log = logging.getLogger(__name__)
 # With the last requests' time before it, well under the 10 s that Docker grants.
 DRAIN_S = 5.0
-LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
+
+class App(Starlette):
+    front: Front | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.front is not None and (session_id := session_in(scope)) is not None:
+            await self.front(session_id, scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def encoder(settings: Settings) -> Encoder:
     return Encoder(settings.resource, __version__)
 
 
-def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Starlette:
+def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> App:
     """The receiver, the exporter and the read API in one ASGI application. `clock` gives seconds since the epoch.
 
     `state.failed` says after the end whether a background task was the reason of it."""
 
+    origins = Origins(settings)
+
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(starlette: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             max_bytes = settings.max_store_mib * 2**20
             store = Store(settings.data_dir, asyncio.get_running_loop(), settings.synchronous, max_bytes)
@@ -71,31 +84,22 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> St
             stack.push_async_callback(_stop, _background(app, retention.run()))
             tokens = Tokens((settings.token_key or "").encode() or load_key(settings.data_dir))
             gate = Gate(settings, tokens, clock)
-            app.router.routes += Receiver(sessions, store, tokens, gate, app.state.load, clock).routes()
+            receiver = Receiver(sessions, store, tokens, gate, app.state.load, clock)
+            app.front = Front(receiver, origins, clock, EXCEPTIONS)
+            stack.push_async_callback(_stop, _background(app, app.state.load.watch()))
+            app.router.routes += receiver.routes()
             app.router.routes += Viewer(sessions, store, gate).routes()
             app.router.routes += Metrics(sessions, store, exporter).routes()
             yield
 
-    app = Starlette(
+    app = App(
         routes=[Route("/healthz", _ok), Route("/readyz", _ready)],
         lifespan=lifespan,
-        middleware=[Middleware(HostCheck, settings=settings, clock=clock), _cors(settings)],
-        exception_handlers=EXCEPTIONS,
+        middleware=[Middleware(HostCheck, origins=origins, clock=clock), origins.middleware()],
+        exception_handlers=dict(EXCEPTIONS),
     )
     app.state.failed, app.state.load = False, Load()
     return app
-
-
-def _cors(settings: Settings) -> Middleware:
-    return Middleware(
-        CORSMiddleware,
-        allow_origins=settings.allowed_origins,
-        allow_origin_regex=LOOPBACK_ORIGINS if settings.api_key is None else None,
-        allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type", "content-encoding"],
-        expose_headers=[TIME_HEADER, "retry-after"],
-        max_age=600,
-    )
 
 
 async def _ok(request: Request) -> Response:
@@ -131,7 +135,7 @@ def _http(request: Request, error: Exception) -> Response:
     return JSON({"error": http.detail.lower()}, http.status_code, dict(http.headers or {}))
 
 
-EXCEPTIONS: dict[Any, Callable[[Request, Exception], Response]] = {
+EXCEPTIONS: Table = {
     Rejected: rejection,
     Unavailable: _unavailable,
     Busy: _busy,

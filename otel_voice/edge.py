@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import msgspec
-from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from otel_voice import spans
-from otel_voice.settings import LOOPBACK, Settings
+from otel_voice.settings import Settings
 from otel_voice.tokens import Invalid, Tokens
+
+# Names are in lower case.
+Headers = Mapping[bytes, bytes]
 
 TIME_HEADER = "x-otel-voice-time"
 # A page's batch is a few kB; a day's leftovers of one page still fit.
@@ -31,7 +31,7 @@ IN_HAND_BYTES = 128 * 2**20
 # Requests that wait for their commit and answer, and what is in them: whoever came on top of these would wait for some
 # half a second, and is told to come again instead.
 UNDER_WAY = 256
-UNDER_WAY_BYTES = 512 * 2**10
+UNDER_WAY_BYTES = 4 * 2**20
 
 
 class Rejected(Exception):
@@ -66,82 +66,125 @@ class Load:
     def __init__(self, body_s: float = BODY_S) -> None:
         self.body_s = body_s
         self.bytes = self.under_way = self.under_way_bytes = 0
+        # Those that wait for their bodies, the longest first, and until when they may.
+        self._reading: dict[asyncio.Task[Any], float] = {}
+        self._overdue = set[asyncio.Task[Any]]()
 
     @property
     def is_too_much(self) -> bool:
         return self.under_way >= UNDER_WAY or self.under_way_bytes > UNDER_WAY_BYTES or self.bytes > IN_HAND_BYTES
 
-    @contextlib.contextmanager
-    def request(self) -> Iterator[InHand]:
+    def request(self) -> InHand:
         """One request's part of it, as long as it lasts. Raises Rejected: 503, early, before anything is read."""
         if self.is_too_much:
             raise Rejected(503, "the receiver has too much to do; send it again", retry_after=1)
-        part = InHand(self)
+        return InHand(self)
+
+    async def in_time(self, read: Coroutine[Any, Any, bytes]) -> bytes:
+        """What is read. Raises Rejected: 408. `watch` looks: a timer each would cost as much as decoding an event."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._reading[task] = asyncio.get_running_loop().time() + self.body_s
         try:
-            yield part
+            return await read
+        except asyncio.CancelledError:
+            if task not in self._overdue:
+                raise
+            task.uncancel()
+            raise Rejected(408, f"body: it was not there within {self.body_s:g} s") from None
         finally:
-            part.release()
+            del self._reading[task]
+            self._overdue.discard(task)
+
+    async def watch(self) -> None:
+        """Ends what reads for too long, for ever."""
+        while True:
+            await asyncio.sleep(min(1.0, self.body_s / 4))
+            now = asyncio.get_running_loop().time()
+            for task in [task for task, until in self._reading.items() if until <= now]:
+                self._overdue.add(task)
+                task.cancel()
 
 
 class InHand:
     def __init__(self, load: Load) -> None:
-        self._load, self._bytes, self._read = load, 0, False
-        self.body_s = load.body_s
+        self.load, self._bytes, self._read = load, 0, False
+
+    def __enter__(self) -> InHand:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.release()
 
     def take(self, size: int) -> None:
         """So many bytes more. Raises Rejected: 503."""
-        self._load.bytes += size
+        self.load.bytes += size
         self._bytes += size
-        if self._load.bytes > IN_HAND_BYTES:
+        if self.load.bytes > IN_HAND_BYTES:
             raise Rejected(503, "the receiver has too much to do; send it again", retry_after=1)
 
     def work(self) -> None:
         """The body is here: from now on it is us the sender waits for."""
-        self._load.under_way += 1
-        self._load.under_way_bytes += self._bytes
+        self.load.under_way += 1
+        self.load.under_way_bytes += self._bytes
         self._read = True
 
     def release(self) -> None:
-        self._load.bytes -= self._bytes
+        self.load.bytes -= self._bytes
         if self._read:
-            self._load.under_way -= 1
-            self._load.under_way_bytes -= self._bytes
+            self.load.under_way -= 1
+            self.load.under_way_bytes -= self._bytes
 
 
 # Bodies
 
 
-async def body_of(request: Request, types: tuple[str, ...], hand: InHand) -> bytes:
+def headers_of(scope: Scope) -> Headers:
+    return dict(scope["headers"])
+
+
+def time_header(clock: float) -> tuple[bytes, bytes]:
+    return TIME_HEADER.encode(), b"%.3f" % (clock * 1000)
+
+
+async def body_of(headers: Headers, receive: Receive, types: tuple[bytes, ...], hand: InHand) -> bytes:
     """The body, inflated, read no further than the limits. Raises Rejected: 400, 408, 413, 415, 503."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip"):
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding not in (b"identity", b"gzip"):
         raise Rejected(415, "content-encoding: must be gzip or none")
-    body = await _read(request, hand)
-    type_ = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if body and type_ not in types:
-        raise Rejected(415, f"content-type: must be {' or '.join(types)}")
-    if encoding == "gzip" and body:
+    body = await hand.load.in_time(_read(receive, hand))
+    type_ = headers.get(b"content-type", b"")
+    if body and type_ not in types and type_.partition(b";")[0].strip().lower() not in types:
+        raise Rejected(415, f"content-type: must be {b' or '.join(types).decode()}")
+    if encoding == b"gzip" and body:
         body = _inflate(body)
         hand.take(len(body))
     hand.work()
     return body
 
 
-async def _read(request: Request, hand: InHand) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(hand.body_s):
-            async for chunk in request.stream():
-                hand.take(len(chunk))
-                body += chunk
-                if len(body) > BODY_BYTES:
-                    raise Rejected(413, f"body: at most {BODY_BYTES} bytes")
-    except TimeoutError:
-        raise Rejected(408, f"body: it was not there within {hand.body_s:g} s") from None
-    except ClientDisconnect:
+async def _read(receive: Receive, hand: InHand) -> bytes:
+    body, more = await _chunk(receive, hand)
+    if more:
+        chunks = bytearray(body)
+        while more:
+            chunk, more = await _chunk(receive, hand)
+            chunks += chunk
+            if len(chunks) > BODY_BYTES:
+                break
+        body = bytes(chunks)
+    if len(body) > BODY_BYTES:
+        raise Rejected(413, f"body: at most {BODY_BYTES} bytes")
+    return body
+
+
+async def _chunk(receive: Receive, hand: InHand) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
         # Nobody reads this answer; it keeps a page that went away out of the log of errors.
-        raise Rejected(400, "body: the connection ended before it did") from None
-    return bytes(body)
+        raise Rejected(400, "body: the connection ended before it did")
+    chunk: bytes = message.get("body", b"")
+    hand.take(len(chunk))
+    return chunk, message.get("more_body", False)
 
 
 def _inflate(body: bytes) -> bytes:
@@ -170,8 +213,11 @@ def canonical(session_id: str) -> str:
         raise Rejected(422, str(error)) from None
 
 
-def bearer(request: Request) -> str | None:
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+def bearer(headers: Headers) -> str | None:
+    # A header is read as Latin-1, whatever its bytes meant.
+    if (found := headers.get(b"authorization")) is None:
+        return None
+    scheme, _, value = found.decode("latin-1").partition(" ")
     return value.strip() or None if scheme.lower() == "bearer" else None
 
 
@@ -181,18 +227,17 @@ class Gate:
     def __init__(self, settings: Settings, tokens: Tokens, clock: Callable[[], float]) -> None:
         self._key, self._tokens, self._clock = settings.api_key, tokens, clock
 
-    def is_app(self, request: Request) -> bool:
+    def is_app(self, headers: Headers) -> bool:
         if self._key is None:
             return True
-        # A header is read as Latin-1, whatever its bytes meant.
-        return hmac.compare_digest((bearer(request) or "").encode("latin-1"), self._key.encode())
+        return hmac.compare_digest((bearer(headers) or "").encode("latin-1"), self._key.encode())
 
-    def app_only(self, request: Request) -> None:
+    def app_only(self, headers: Headers) -> None:
         """Raises Rejected: 401; 403 for a page, whose token is good but not for this."""
-        if self.is_app(request):
+        if self.is_app(headers):
             return
         try:
-            self._tokens.session_of(bearer(request) or "", self._clock())
+            self._tokens.session_of(bearer(headers) or "", self._clock())
         except Invalid:
             sentence = "authorization: this needs the API key, as `Bearer` followed by OTEL_VOICE_API_KEY"
             raise Rejected(401, sentence) from None
@@ -216,54 +261,13 @@ class Gate:
             return False
         return True
 
-    def page_or_app(self, request: Request, token: str | None, session_id: str) -> bool:
+    def page_or_app(self, headers: Headers, token: str | None, session_id: str) -> bool:
         """The app by its key (on loopback without one, by not being a page with a token), or the page by its token.
 
         True when it is the page. Raises Rejected: 401, 403."""
         if token is None and self._key is None:
             return False
-        if self._key is not None and self.is_app(request):
+        if self._key is not None and self.is_app(headers):
             return False
         self.page(token, session_id)
         return True
-
-
-class HostCheck:
-    """Without a key, only names of this machine may be asked for (a foreign name that resolves here is a rebinding),
-    and only by pages of this machine or of an allowed origin. Every answer gets the server's time."""
-
-    def __init__(self, app: ASGIApp, settings: Settings, clock: Callable[[], float]) -> None:
-        self.app, self._clock = app, clock
-        self._check = settings.api_key is None
-        self._origins = settings.allowed_origins
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        arrived = self._clock()
-
-        async def timed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (TIME_HEADER.encode(), b"%.3f" % (arrived * 1000))]
-            await send(message)
-
-        if self._check and (error := self._stranger(Headers(scope=scope))):
-            await JSON({"error": error}, 403)(scope, receive, timed)
-            return
-        await self.app(scope, receive, timed)
-
-    def _stranger(self, headers: Headers) -> str | None:
-        if not _is_local(headers.get("host", "")):
-            return "host: without an API key this server answers on loopback names only"
-        origin = headers.get("origin")
-        if origin is None or origin in self._origins or _is_local(origin.partition("://")[2]):
-            return None
-        return "origin: pages of this origin may not ask; list it in OTEL_VOICE_ALLOWED_ORIGINS"
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return urlsplit(f"//{host}").hostname in LOOPBACK
-    except ValueError:
-        return False

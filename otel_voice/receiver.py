@@ -10,11 +10,12 @@ from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive
 
 from otel_voice import bodies, spans
 from otel_voice import events as e
 from otel_voice.adapters import allow
-from otel_voice.edge import JSON, Gate, Load, Rejected, bearer, body_of, canonical
+from otel_voice.edge import JSON, Gate, Headers, Load, Rejected, bearer, body_of, canonical, headers_of
 from otel_voice.session import MAX_DURATION_MS, PROVISIONAL
 from otel_voice.sessions import Sessions
 from otel_voice.store import Store
@@ -25,7 +26,7 @@ from otel_voice.tokens import Tokens
 TOKEN_OUTLIVES_S = 24 * 3600
 # A sender's clock may be wrong, but not by more than this into the future after its own correction.
 AHEAD_MS = 24 * 3_600_000
-BATCH_TYPES = ("application/json", "text/plain")
+BATCH_TYPES = (b"application/json", b"text/plain")
 
 
 class Made(Struct):
@@ -59,15 +60,17 @@ class Receiver:
     def routes(self) -> list[Route]:
         return [
             Route("/v1/sessions", self.create, methods=["POST"]),
+            # `front` takes it first, unless this application is mounted in another.
             Route("/v1/sessions/{id}/events", self.events, methods=["POST"]),
             Route("/v1/sessions/{id}/end", self.end, methods=["POST"]),
             Route("/v1/sessions/{id}", self.erase, methods=["DELETE"]),
         ]
 
     async def create(self, request: Request) -> Response:
-        self._gate.app_only(request)
+        headers = headers_of(request.scope)
+        self._gate.app_only(headers)
         with self._load.request() as hand:
-            return await self._create(request, await body_of(request, ("application/json",), hand))
+            return await self._create(request, await body_of(headers, request.receive, BATCH_TYPES[:1], hand))
 
     async def _create(self, request: Request, body: bytes) -> Response:
         new = decoded(body or b"{}", e.NewSession)
@@ -87,45 +90,55 @@ class Receiver:
         return JSON(made, 201, {"cache-control": "no-store"})
 
     async def events(self, request: Request) -> Response:
-        session_id = canonical(request.path_params["id"])
+        verdict = await self.take(request.path_params["id"], headers_of(request.scope), request.receive)
+        return answer(verdict) or Response(status_code=204)
+
+    async def take(self, session_id: str, headers: Headers, receive: Receive) -> Verdict:
+        """A batch of events. Raises Rejected, Unavailable, Busy or UsedUp, and has taken nothing."""
+        if not self._sessions.is_open(session_id):
+            session_id = canonical(session_id)
         with self._load.request() as hand:
-            return await self._events(request, await body_of(request, BATCH_TYPES, hand), session_id)
+            body = await body_of(headers, receive, BATCH_TYPES, hand)
+            envelope = self._envelope(headers, body, session_id)
+            self._admit()
+            batch, events, rejected = self._sort(envelope)
+            self._sessions.refused += len(rejected)
+            if batch.events or batch.refused:
+                await self._sessions.accept(session_id, batch, events)
+            return Verdict(len(batch.events), rejected)
 
-    async def _events(self, request: Request, body: bytes, session_id: str) -> Response:
-        self._authorize(request, body, session_id)
-        self._admit()
-        envelope = decode_envelope(body)
-        batch, rejected = self._sort(envelope)
-        self._sessions.refused += len(rejected)
-        if batch.events or batch.refused:
-            await self._sessions.accept(session_id, batch)
-        if not rejected:
-            return Response(status_code=204)
-        return JSON(Verdict(len(batch.events), rejected), 200 if batch.events else 422)
-
-    def _authorize(self, request: Request, body: bytes, session_id: str) -> None:
-        """Before anything is decoded. Raises Rejected: 400, 401, 403."""
-        found = bearer(request)
+    def _envelope(self, headers: Headers, body: bytes, session_id: str) -> e.Envelope:
+        """For whom the session's token says that it may. Raises Rejected: 400, 401, 403, 413."""
+        found = bearer(headers)
+        envelope = e.plain_envelope(body)
+        if envelope is not None:
+            self._gate.page(found or envelope.token, session_id)
+            return envelope
+        # Whoever may not gets no more work out of us than a search for a token.
         tokens = [found] if found else bodies.tokens_in(body)
         if not any(self._gate.fits(token, session_id) for token in tokens):
             if not tokens:
                 check_json(body)
             self._gate.page(tokens[0] if tokens else None, session_id)
+        return decode_envelope(body)
 
-    def _sort(self, envelope: e.Envelope) -> tuple[e.Accepted, list[RejectedEvent]]:
+    def _sort(self, envelope: e.Envelope) -> tuple[e.Accepted, list[e.WireEvent], list[RejectedEvent]]:
         """What is taken, reduced to what may be kept, and a verdict for each event that is not."""
         batch = e.Accepted([], envelope.source, envelope.clock)
-        rejected = []
+        events, rejected = list[e.WireEvent](), list[RejectedEvent]()
         offset = envelope.clock.offset if envelope.clock else 0.0
         latest = self._clock() * 1000 + AHEAD_MS
         for index, raw in enumerate(envelope.events):
             try:
-                batch.events.append(_taken(raw, offset, latest))
+                kept, event = _taken(raw, offset, latest)
             except bodies.Refused as refused:
                 rejected.append(RejectedEvent(index, str(refused)))
                 if (seq := e.seq_of(raw)) is not None:
                     batch.refused.append(seq)
-        return batch, rejected
+            else:
+                batch.events.append(kept)
+                events.append(event)
+        return batch, events, rejected
 
     def _admit(self) -> None:
         if (why := self._store.refuses) is not None:
@@ -133,12 +146,13 @@ class Receiver:
 
     async def end(self, request: Request) -> Response:
         session_id = canonical(request.path_params["id"])
+        headers = headers_of(request.scope)
         with self._load.request() as hand:
-            return await self._end(request, await body_of(request, BATCH_TYPES, hand), session_id)
+            return await self._end(headers, await body_of(headers, request.receive, BATCH_TYPES, hand), session_id)
 
-    async def _end(self, request: Request, body: bytes, session_id: str) -> Response:
+    async def _end(self, headers: Headers, body: bytes, session_id: str) -> Response:
         ending = decoded(body or b"{}", e.EndRequest)
-        by_page = self._gate.page_or_app(request, bearer(request) or ending.token, session_id)
+        by_page = self._gate.page_or_app(headers, bearer(headers) or ending.token, session_id)
         summary = await self._sessions.summary(session_id)
         if summary is None and not by_page:
             raise Rejected(404, f"session {session_id} is not known")
@@ -149,11 +163,16 @@ class Receiver:
         return JSON(summary)
 
     async def erase(self, request: Request) -> Response:
-        self._gate.app_only(request)
+        self._gate.app_only(headers_of(request.scope))
         session_id = canonical(request.path_params["id"])
         if not await self._sessions.erase(session_id):
             raise Rejected(404, f"session {session_id} is not known")
         return Response(status_code=204)
+
+
+def answer(verdict: Verdict) -> Response | None:
+    """None is 204: all was taken."""
+    return JSON(verdict, 200 if verdict.accepted else 422) if verdict.rejected else None
 
 
 def _goes_on(summary: Summary, reason: str) -> bool:
@@ -161,18 +180,21 @@ def _goes_on(summary: Summary, reason: str) -> bool:
     return summary.status == "open" or (summary.status == "closing" and reason not in PROVISIONAL)
 
 
-def _taken(raw: Raw, offset: float, latest: float) -> Raw:
-    """An event as it is logged. Raises Refused."""
+def _taken(raw: Raw, offset: float, latest: float) -> tuple[Raw, e.WireEvent]:
+    """An event as it is logged, and decoded. Raises Refused."""
     bodies.check(raw)
     event = e.decode_event(raw)
-    if event.ts is not None and event.ts + offset > latest:
-        raise bodies.Refused("ts: it lies more than a day in the future")
-    if event.ts is not None and event.ts + offset < e.EARLIEST_MS:
-        raise bodies.Refused("ts: it lies before the year 2000; it is in milliseconds since the epoch")
-    if not isinstance(event, e.ProviderMessage):
-        return raw
-    event.message = allow.reduce(event.provider, event.dir, event.message) or {}
-    return Raw(e.encode(event))
+    if event.ts is not None and not e.EARLIEST_MS <= event.ts + offset <= latest:
+        late = event.ts + offset > latest
+        raise bodies.Refused(
+            "ts: it lies more than a day in the future"
+            if late
+            else "ts: it lies before the year 2000; it is in milliseconds since the epoch"
+        )
+    if isinstance(event, e.ProviderMessage):
+        event.message = allow.reduce(event.provider, event.dir, event.message) or {}
+        raw = Raw(e.encode(event))
+    return raw, event
 
 
 def check_json(body: bytes) -> None:

@@ -165,6 +165,10 @@ class Sessions:
         """Sessions in memory."""
         return len(self._open)
 
+    def is_open(self, session_id: str) -> bool:
+        """Whether a session of this very id is in memory."""
+        return session_id in self._open
+
     # Start and stop
 
     async def start(self) -> None:

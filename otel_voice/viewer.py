@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from otel_voice.edge import JSON, Gate, Rejected, bearer, canonical
+from otel_voice.edge import JSON, Gate, Rejected, bearer, canonical, headers_of
 from otel_voice.sessions import Sessions
 from otel_voice.store import Store
 
@@ -29,7 +29,7 @@ class Viewer:
         ]
 
     async def sessions(self, request: Request) -> Response:
-        self._gate.app_only(request)
+        self._gate.app_only(headers_of(request.scope))
         limit = _limit(request.query_params.get("limit"))
         before = _cursor(request.query_params.get("before"))
         rows = await asyncio.to_thread(self._store.reader.sessions, limit + 1, before)
@@ -39,14 +39,15 @@ class Viewer:
 
     async def summary(self, request: Request) -> Response:
         session_id = canonical(request.path_params["id"])
-        self._gate.page_or_app(request, bearer(request), session_id)
+        headers = headers_of(request.scope)
+        self._gate.page_or_app(headers, bearer(headers), session_id)
         summary = await self._sessions.summary(session_id)
         if summary is None:
             raise Rejected(404, f"session {session_id} is not known")
         return JSON(summary)
 
     async def spans(self, request: Request) -> Response:
-        self._gate.app_only(request)
+        self._gate.app_only(headers_of(request.scope))
         session_id = canonical(request.path_params["id"])
         looked = await self._sessions.look(session_id)
         if looked is None:

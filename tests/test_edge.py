@@ -7,13 +7,12 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from starlette.requests import Request
-from starlette.types import Message
+from starlette.types import Message, Receive
 
-from otel_voice.edge import IN_HAND_BYTES, UNDER_WAY, InHand, Load, Rejected, body_of
+from otel_voice.edge import IN_HAND_BYTES, UNDER_WAY, UNDER_WAY_BYTES, InHand, Load, Rejected, body_of
 
 pytestmark = pytest.mark.anyio
-TEXT = ("text/plain",)
+TEXT = (b"text/plain",)
 
 
 @pytest.fixture
@@ -21,7 +20,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def request_of(*chunks: bytes, whole: bool = True) -> Request:
+HEADERS = {b"content-type": b"text/plain"}
+
+
+def sent(*chunks: bytes, whole: bool = True) -> Receive:
     """A POST whose body comes in these chunks; one that is not whole never ends."""
     left = list(chunks)
 
@@ -31,7 +33,7 @@ def request_of(*chunks: bytes, whole: bool = True) -> Request:
         body = left.pop(0) if left else b""
         return {"type": "http.request", "body": body, "more_body": bool(left) or not whole}
 
-    return Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"text/plain")]}, receive)
+    return receive
 
 
 @contextlib.contextmanager
@@ -55,13 +57,15 @@ async def test_a_request_on_top_of_too_many_is_503_before_anything_of_it_is_read
 
 async def test_a_request_on_top_of_too_much_is_503_and_a_large_one_alone_is_none() -> None:
     load = Load()
-    with load.request() as large:
-        assert len(await body_of(request_of(b"x" * 2**20), TEXT, large)) == 2**20
+    with contextlib.ExitStack() as large:
+        for _ in range(UNDER_WAY_BYTES // 2**20 + 1):
+            body = await body_of(HEADERS, sent(b"x" * 2**20), TEXT, large.enter_context(load.request()))
+            assert len(body) == 2**20
         with pytest.raises(Rejected) as rejected, load.request():
             pass
         assert rejected.value.status == 503
     with load.request() as next_:
-        assert await body_of(request_of(b"x"), TEXT, next_) == b"x"
+        assert await body_of(HEADERS, sent(b"x"), TEXT, next_) == b"x"
 
 
 async def test_requests_that_are_still_being_sent_are_in_nobodys_way() -> None:
@@ -70,7 +74,7 @@ async def test_requests_that_are_still_being_sent_are_in_nobodys_way() -> None:
         for _ in range(2 * UNDER_WAY):
             slow.enter_context(load.request())
         with load.request() as hand:
-            assert await body_of(request_of(b"x"), TEXT, hand) == b"x"
+            assert await body_of(HEADERS, sent(b"x"), TEXT, hand) == b"x"
 
 
 async def test_bodies_that_take_too_much_memory_together_are_503_and_give_it_back() -> None:
@@ -78,13 +82,16 @@ async def test_bodies_that_take_too_much_memory_together_are_503_and_give_it_bac
     with working(load, 1) as (large,):
         large.take(IN_HAND_BYTES - 10)
         with load.request() as hand, pytest.raises(Rejected) as rejected:
-            await body_of(request_of(b"x" * 9, b"x" * 9), TEXT, hand)
+            await body_of(HEADERS, sent(b"x" * 9, b"x" * 9), TEXT, hand)
         assert rejected.value.status == 503
         assert load.bytes == IN_HAND_BYTES - 10
     assert (load.bytes, load.under_way) == (0, 0)
 
 
 async def test_a_body_that_does_not_come_is_408() -> None:
-    with Load(body_s=0.05).request() as hand, pytest.raises(Rejected) as rejected:
-        await body_of(request_of(b"x", whole=False), TEXT, hand)
+    load = Load(body_s=0.05)
+    watching = asyncio.create_task(load.watch())
+    with load.request() as hand, pytest.raises(Rejected) as rejected:
+        await body_of(HEADERS, sent(b"x", whole=False), TEXT, hand)
+    watching.cancel()
     assert (rejected.value.status, rejected.value.error) == (408, "body: it was not there within 0.05 s")

@@ -42,6 +42,8 @@ ALLOWED: dict[str, set[str]] = {
     "processor": {"exporter", "loud", "settings", "store"},
     "sessions": {"events", "loud", "otlp", "session", "spans", "store", "summary"},
     "edge": {"settings", "spans", "tokens"},
+    "origins": {"edge", "settings"},
+    "front": {"edge", "origins", "receiver"},
     "receiver": {"adapters", "bodies", "edge", "events", "session", "sessions", "spans", "store", "summary", "tokens"},
     "exporter": {"loud", "settings", "store"},
     "retention": {"loud", "sessions", "store"},

@@ -1,0 +1,101 @@
+"""Where a request may come from: the host it asks for, and the origin of the page that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from otel_voice.edge import JSON, TIME_HEADER, Headers, headers_of, time_header
+from otel_voice.settings import LOOPBACK, Settings
+
+LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+EXPOSED = f"{TIME_HEADER}, retry-after"
+
+
+class Origins:
+    """Without a key, only names of this machine may be asked for (a foreign name that resolves here is a rebinding),
+    and only by pages of this machine or of an allowed origin."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._loopback_only = settings.api_key is None
+        self._allowed = settings.allowed_origins
+        self._stranger = lru_cache(1024)(self._why_stranger)
+        self._cors = lru_cache(1024)(self._cors_headers)
+        self._may_read = CORSMiddleware(
+            _nowhere,
+            allow_origins=settings.allowed_origins,
+            allow_origin_regex=LOOPBACK_ORIGINS if self._loopback_only else None,
+        )
+
+    def stranger(self, headers: Headers) -> str | None:
+        """Why nobody from there may ask, in one sentence."""
+        return self._stranger(headers.get(b"host", b""), headers.get(b"origin")) if self._loopback_only else None
+
+    def _why_stranger(self, host: bytes, origin: bytes | None) -> str | None:
+        if not _is_local(host.decode("latin-1")):
+            return "host: without an API key this server answers on loopback names only"
+        page = None if origin is None else origin.decode("latin-1")
+        if page is None or page in self._allowed or _is_local(page.partition("://")[2]):
+            return None
+        return "origin: pages of this origin may not ask; list it in OTEL_VOICE_ALLOWED_ORIGINS"
+
+    def cors(self, headers: Headers) -> list[tuple[bytes, bytes]]:
+        """What an answer needs so that a page may read it; `middleware` says the same on every other route."""
+        origin = headers.get(b"origin")
+        return [] if origin is None else self._cors(origin)
+
+    def _cors_headers(self, origin: bytes) -> list[tuple[bytes, bytes]]:
+        said = [(b"vary", b"Origin"), (b"access-control-expose-headers", EXPOSED.encode())]
+        if self._may_read.is_allowed_origin(origin.decode("latin-1")):
+            said.append((b"access-control-allow-origin", origin))
+        return said
+
+    def middleware(self) -> Middleware:
+        return Middleware(
+            CORSMiddleware,
+            allow_origins=self._allowed,
+            allow_origin_regex=LOOPBACK_ORIGINS if self._loopback_only else None,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "content-encoding"],
+            expose_headers=EXPOSED.split(", "),
+            max_age=600,
+        )
+
+
+class HostCheck:
+    """Turns strangers away; every answer gets the server's time."""
+
+    def __init__(self, app: ASGIApp, origins: Origins, clock: Callable[[], float]) -> None:
+        self.app, self._origins, self._clock = app, origins, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        time = time_header(self._clock())
+
+        async def timed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), time]
+            await send(message)
+
+        if error := self._origins.stranger(headers_of(scope)):
+            await JSON({"error": error}, 403)(scope, receive, timed)
+            return
+        await self.app(scope, receive, timed)
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """Nobody calls it."""
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return urlsplit(f"//{host}").hostname in LOOPBACK
+    except ValueError:
+        return False
