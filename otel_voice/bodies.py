@@ -131,6 +131,11 @@ def cut_deep(body: bytes) -> bytes:
     return b"".join([*kept, body[start:]]) if depth == 0 else body
 
 
+def is_plain(body: bytes) -> bool:
+    """Whether `check` would find nothing in any part of it."""
+    return len(body) <= EVENT_BYTES and body.isascii() and body.count(b"[") + body.count(b"{") <= DEEPEST
+
+
 def check(raw: Raw | bytes) -> None:
     """What a decoder passes over and a log cannot use. Raises Refused."""
     body = bytes(raw)

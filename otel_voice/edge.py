@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import zlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from otel_voice import spans
 from otel_voice.settings import Settings
@@ -21,6 +21,7 @@ from otel_voice.tokens import Invalid, Tokens
 Headers = Mapping[bytes, bytes]
 
 TIME_HEADER = "x-otel-voice-time"
+_TIME_HEADER = TIME_HEADER.encode()
 # A page's batch is a few kB; a day's leftovers of one page still fit.
 BODY_BYTES = 2**20
 INFLATED_BYTES = 2 * 2**20
@@ -80,20 +81,18 @@ class Load:
             raise Rejected(503, "the receiver has too much to do; send it again", retry_after=1)
         return InHand(self)
 
-    async def in_time(self, read: Coroutine[Any, Any, bytes]) -> bytes:
-        """What is read. Raises Rejected: 408. `watch` looks: a timer each would cost as much as decoding an event."""
+    def start_reading(self) -> asyncio.Task[Any]:
+        """Until `stop_reading`; `watch` cancels what takes too long, for a timer each costs as much as decoding."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._reading[task] = asyncio.get_running_loop().time() + self.body_s
-        try:
-            return await read
-        except asyncio.CancelledError:
-            if task not in self._overdue:
-                raise
-            task.uncancel()
-            raise Rejected(408, f"body: it was not there within {self.body_s:g} s") from None
-        finally:
-            del self._reading[task]
-            self._overdue.discard(task)
+        return task
+
+    def stop_reading(self, task: asyncio.Task[Any]) -> None:
+        del self._reading[task]
+        self._overdue.discard(task)
+
+    def is_overdue(self, task: asyncio.Task[Any]) -> bool:
+        return task in self._overdue
 
     async def watch(self) -> None:
         """Ends what reads for too long, for ever."""
@@ -143,7 +142,7 @@ def headers_of(scope: Scope) -> Headers:
 
 
 def time_header(clock: float) -> tuple[bytes, bytes]:
-    return TIME_HEADER.encode(), b"%.3f" % (clock * 1000)
+    return _TIME_HEADER, b"%.3f" % (clock * 1000)
 
 
 async def body_of(headers: Headers, receive: Receive, types: tuple[bytes, ...], hand: InHand) -> bytes:
@@ -151,7 +150,7 @@ async def body_of(headers: Headers, receive: Receive, types: tuple[bytes, ...], 
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"identity", b"gzip"):
         raise Rejected(415, "content-encoding: must be gzip or none")
-    body = await hand.load.in_time(_read(receive, hand))
+    body = await _read(receive, hand)
     type_ = headers.get(b"content-type", b"")
     if body and type_ not in types and type_.partition(b";")[0].strip().lower() not in types:
         raise Rejected(415, f"content-type: must be {b' or '.join(types).decode()}")
@@ -163,28 +162,40 @@ async def body_of(headers: Headers, receive: Receive, types: tuple[bytes, ...], 
 
 
 async def _read(receive: Receive, hand: InHand) -> bytes:
-    body, more = await _chunk(receive, hand)
-    if more:
-        chunks = bytearray(body)
-        while more:
-            chunk, more = await _chunk(receive, hand)
-            chunks += chunk
-            if len(chunks) > BODY_BYTES:
-                break
-        body = bytes(chunks)
+    task = hand.load.start_reading()
+    try:
+        message = await receive()
+        body = _chunk(message, hand)
+        if message.get("more_body"):
+            body = await _rest(bytearray(body), receive, hand)
+    except asyncio.CancelledError:
+        if hand.load.is_overdue(task):
+            task.uncancel()
+            raise Rejected(408, f"body: it was not there within {hand.load.body_s:g} s") from None
+        raise
+    finally:
+        hand.load.stop_reading(task)
     if len(body) > BODY_BYTES:
         raise Rejected(413, f"body: at most {BODY_BYTES} bytes")
     return body
 
 
-async def _chunk(receive: Receive, hand: InHand) -> tuple[bytes, bool]:
-    message = await receive()
+async def _rest(body: bytearray, receive: Receive, hand: InHand) -> bytes:
+    more = True
+    while more and len(body) <= BODY_BYTES:
+        message = await receive()
+        body += _chunk(message, hand)
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def _chunk(message: Message, hand: InHand) -> bytes:
     if message["type"] == "http.disconnect":
         # Nobody reads this answer; it keeps a page that went away out of the log of errors.
         raise Rejected(400, "body: the connection ended before it did")
     chunk: bytes = message.get("body", b"")
     hand.take(len(chunk))
-    return chunk, message.get("more_body", False)
+    return chunk
 
 
 def _inflate(body: bytes) -> bytes:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 # A gRPC receiver behind the next hop takes 4 MiB.
 JOIN_BYTES = 2 * 2**20
 JOIN_SPANS = 512
+# Requests in flight to a hop that takes them: at 50 ms an answer, one at a time is 10,000 spans a second at most.
+AT_ONCE = 4
 LONGEST_WAIT_S = 30.0
 # What the next hop asks for is granted up to this.
 LONGEST_ASKED_S = 300.0
@@ -188,6 +190,8 @@ class Exporter:
         self._said_failing_at: float | None = None
         # A hop that fails for a large request may take a small one, and all but the one span that makes it fail.
         self._spans = JOIN_SPANS
+        # One until one is taken: a hop in trouble is not hit by four.
+        self._at_once = 1
         # By number, until when.
         self._aside: dict[int, float] = {}
         self._turn_of_aside = False
@@ -221,25 +225,39 @@ class Exporter:
                     await asyncio.wait_for(self._work.wait(), IDLE_S)
 
     async def drain_once(self) -> bool:
-        """Sends one request's worth; False when nothing was pending."""
+        """Sends what may be in flight at once, and waits for all the answers; False when nothing was pending."""
         try:
-            rows = await asyncio.to_thread(self._next)
+            requests = await asyncio.to_thread(self._next)
         except Unavailable as error:
             await self._fail(Answer(Verdict.AWAY, f"store: {error}"))
             return True
-        if rows:
-            await self._send(rows)
-        return bool(rows)
+        answers = await asyncio.gather(*map(self._answer, requests))
+        not_taken = [pair for pair in zip(requests, answers, strict=True) if pair[1].verdict is not Verdict.TAKEN]
+        if not_taken:
+            self._at_once = 1
+            # One speaks for all, the one to come back to last: the others are read again, and go out one by one.
+            await self._not_taken(*max(not_taken, key=lambda pair: pair[1].retry_after or 0))
+        elif requests:
+            self._at_once, self._spans = AT_ONCE, min(JOIN_SPANS, self._spans * 2)
+        return bool(requests)
 
-    def _next(self) -> list[Pending]:
-        """What to send now: by turns others and a span that has made way long enough."""
+    def _next(self) -> list[list[Pending]]:
+        """What to send now, by request: by turns others and a span that has made way long enough."""
         self._turn_of_aside = not self._turn_of_aside
         if self._turn_of_aside and (row := self._one_that_made_way()) is not None:
-            return [row]
-        if rows := self._store.reader.pending(self._spans, JOIN_BYTES, self._aside):
-            return rows
+            return [[row]]
+        if requests := self._others():
+            return requests
         row = self._one_that_made_way()
-        return [] if row is None else [row]
+        return [] if row is None else [[row]]
+
+    def _others(self) -> list[list[Pending]]:
+        rows = self._store.reader.pending(self._at_once * self._spans, self._at_once * JOIN_BYTES, self._aside)
+        requests: list[list[Pending]] = []
+        while rows and len(requests) < self._at_once:
+            requests.append(joined(rows, self._spans))
+            del rows[: len(requests[-1])]
+        return requests
 
     def _one_that_made_way(self) -> Pending | None:
         now = self._clock()
@@ -249,20 +267,26 @@ class Exporter:
             del self._aside[id_]  # erased, or dropped
         return None
 
-    async def _send(self, rows: list[Pending]) -> None:
-        answer = await post(self._http, self._export, b"".join(row.body for row in rows))
+    async def _answer(self, rows: list[Pending]) -> Answer:
+        """To one request; what was taken is out of the store then."""
+        answer = await post(self._http, self._export, b"".join([row.body for row in rows]))
         if answer.verdict is Verdict.TAKEN:
-            await self._stored(lambda: self._store.delivered([row.id for row in rows]))
-            self._spans = min(JOIN_SPANS, self._spans * 2)
-            self._recover(rows)
-        elif answer.verdict is Verdict.SPLIT and len(rows) > 1:
+            await self._stored(rows, lambda: self._store.delivered([row.id for row in rows]))
+        return answer
+
+    async def _send(self, rows: list[Pending]) -> None:
+        answer = await self._answer(rows)
+        if answer.verdict is not Verdict.TAKEN:
+            await self._not_taken(rows, answer)
+
+    async def _not_taken(self, rows: list[Pending], answer: Answer) -> None:
+        if answer.verdict is Verdict.SPLIT and len(rows) > 1:
             half = len(rows) // 2
             await self._send(rows[:half])
             await self._send(rows[half:])
         elif answer.verdict is Verdict.SPLIT:
             self._refused.say(log.error, "a span was refused, see `otel-voice dead-letters`: %s", answer.reason)
-            await self._stored(lambda: self._store.set_aside(rows[0], answer.reason))
-            self._recover(rows)
+            await self._stored(rows, lambda: self._store.set_aside(rows[0], answer.reason))
         elif rows[0].id in self._aside and answer.verdict is not Verdict.AWAY:
             # Its own fault, it seems: the others need not wait for it.
             self._say(answer)
@@ -278,19 +302,21 @@ class Exporter:
         if len(rows) == 1 and self._store.reader.pending(1, 0, {rows[0].id, *self._aside}):
             self._aside[rows[0].id] = self._clock() + ASIDE_S
 
-    async def _stored(self, write: Callable[[], asyncio.Future[None]]) -> None:
-        """The next hop has the rows already: to write that down is tried until the store can."""
+    async def _stored(self, rows: list[Pending], write: Callable[[], asyncio.Future[None]]) -> None:
+        """The next hop has said what becomes of the rows: to write that down is tried until the store can."""
         while True:
             try:
-                return await write()
+                await write()
+                return self._recover(rows)
             except Unavailable as error:
                 await self._fail(Answer(Verdict.AWAY, f"store: {error}"))
                 if self._stopping:
                     return
 
     def _recover(self, rows: list[Pending]) -> None:
-        for row in rows:
-            self._aside.pop(row.id, None)
+        if self._aside:
+            for row in rows:
+                self._aside.pop(row.id, None)
         if self._said_failing_at is not None:
             log.info("export to %s works again after %.0f s", self._export.url, self._clock() - self._said_failing_at)
         self._failures, self._said_failing_at, self.last_error = 0, None, None

@@ -101,7 +101,7 @@ class Receiver:
             body = await body_of(headers, receive, BATCH_TYPES, hand)
             envelope = self._envelope(headers, body, session_id)
             self._admit()
-            batch, events, rejected = self._sort(envelope)
+            batch, events, rejected = self._sort(envelope, bodies.is_plain(body))
             self._sessions.refused += len(rejected)
             if batch.events or batch.refused:
                 await self._sessions.accept(session_id, batch, events)
@@ -122,7 +122,9 @@ class Receiver:
             self._gate.page(tokens[0] if tokens else None, session_id)
         return decode_envelope(body)
 
-    def _sort(self, envelope: e.Envelope) -> tuple[e.Accepted, list[e.WireEvent], list[RejectedEvent]]:
+    def _sort(
+        self, envelope: e.Envelope, is_plain: bool = False
+    ) -> tuple[e.Accepted, list[e.WireEvent], list[RejectedEvent]]:
         """What is taken, reduced to what may be kept, and a verdict for each event that is not."""
         batch = e.Accepted([], envelope.source, envelope.clock)
         events, rejected = list[e.WireEvent](), list[RejectedEvent]()
@@ -130,6 +132,8 @@ class Receiver:
         latest = self._clock() * 1000 + AHEAD_MS
         for index, raw in enumerate(envelope.events):
             try:
+                if not is_plain:
+                    bodies.check(raw)
                 kept, event = _taken(raw, offset, latest)
             except bodies.Refused as refused:
                 rejected.append(RejectedEvent(index, str(refused)))
@@ -182,7 +186,6 @@ def _goes_on(summary: Summary, reason: str) -> bool:
 
 def _taken(raw: Raw, offset: float, latest: float) -> tuple[Raw, e.WireEvent]:
     """An event as it is logged, and decoded. Raises Refused."""
-    bodies.check(raw)
     event = e.decode_event(raw)
     if event.ts is not None and not e.EARLIEST_MS <= event.ts + offset <= latest:
         late = event.ts + offset > latest

@@ -124,7 +124,7 @@ class Session:
 
     def _wait(self, arrived: Arrived) -> None:
         if not self.waiting:
-            self.rests_until = min(self.rests_until, _told_from(arrived.at))
+            self.rests_until = min(self.rests_until, told_from(arrived.at))
         self.waiting.add(arrived)
 
     def _see_clock(self, clock: e.Clock | None) -> None:
@@ -151,7 +151,7 @@ class Session:
         """The next moment at which something happens by itself, and what."""
         deadlines: list[Deadline] = []
         if self.waiting:
-            deadlines.append((_told_from(self.waiting.arrived[0].at), Session._release))
+            deadlines.append((told_from(self.waiting.arrived[0].at), Session._release))
         if (turn := self.conversation.superseded) is not None:
             deadlines.append((turn.settle_at, Session._settle))
         elif self.conversation.has_quiet:  # it comes later than any turn settles, and is dear to know of many turns
@@ -451,7 +451,7 @@ class Session:
 Deadline = tuple[float, Callable[[Session, float], None]]
 
 
-def _told_from(at: float) -> float:
+def told_from(at: float) -> float:
     """When an event that arrived `at` is told, whatever else comes."""
     return math.ceil((at + SETTLE_MS) / GRID_MS) * GRID_MS
 

@@ -19,7 +19,7 @@ from otel_voice import events as e
 from otel_voice import spans
 from otel_voice.loud import OnceAMinute
 from otel_voice.otlp import Encoder
-from otel_voice.session import Session
+from otel_voice.session import Session, told_from
 from otel_voice.store import Append, Flush, LogRow, Reader, SessionRow, Store, Unavailable
 from otel_voice.summary import Summary
 
@@ -61,13 +61,15 @@ class Open:
 
     __slots__ = (
         *("broken", "bytes", "erased", "events", "in_flight", "leaving", "made", "made_before", "new", "no"),
-        *("over_since", "row", "session", "unsaved", "wakes"),
+        *("inbox", "over_since", "row", "session", "unsaved", "wakes"),
     )
 
     def __init__(self, no: int, session: Session, new: bool, made: int = 0) -> None:
         self.no, self.session, self.new, self.made = no, session, new, made
         # A replay makes again what is in the outbox already.
         self.made_before = made
+        # Logged, and not applied yet: time or somebody who looks will.
+        self.inbox: list[tuple[e.Record, float, Sequence[e.WireEvent] | None]] = []
         # Encoded, and not in the store yet.
         self.unsaved: list[bytes] = []
         self.events = self.bytes = 0
@@ -123,10 +125,11 @@ class Open:
             summary=e.encode(summary),
         )
 
-    def count(self, events: int, size: int) -> None:
-        """A record is in the log."""
-        self.events += events
-        self.bytes += size
+    def catch_up(self) -> None:
+        """Applies what was logged, in the log's order."""
+        inbox, self.inbox = self.inbox, []
+        for record, at, decoded in inbox:
+            self.session.apply(record, at, decoded)
 
 
 def replay(session: Session, rows: list[LogRow]) -> None:
@@ -249,6 +252,7 @@ class Sessions:
         except Unavailable:
             self._wake(session_id, no, now + 1000)
             return
+        self._catch_up(entry)
         entry.attempt(entry.session.advance, min(now, self._safe_now()))
         self._collect(entry)
         if entry.over_since is None or now < entry.over_since + LINGER_MS:
@@ -310,34 +314,39 @@ class Sessions:
         entry.in_flight += 1
         self._arrivals.append(at)
 
-        def applied(log_id: int) -> None:
-            self._leave(entry)
-            entry.count(events, len(body))
-            self._apply(entry, record, at, log_id, decoded)
+        def logged(log_id: int) -> None:
+            entry.in_flight -= 1
+            self._arrivals.popleft()
+            entry.events += events
+            entry.bytes += len(body)
+            entry.inbox.append((record, at, decoded))
+            self._applied = log_id
+            self._heed(entry, at)
+
+        def not_logged() -> None:
+            entry.in_flight -= 1
+            self._arrivals.popleft()
+            if entry.new and not entry.in_flight:
+                self._open.pop(entry.session.id, None)
 
         append = Append(entry.no, entry.session.id, entry.new, at, body, events)
-        return self._store.append(append, applied, lambda: self._leave(entry))
+        return self._store.append(append, logged, not_logged)
 
-    def _leave(self, entry: Open) -> None:
-        entry.in_flight -= 1
-        self._arrivals.popleft()
-        if entry.new and not entry.in_flight:
-            # Nothing of it was stored, unless the caller says otherwise in a moment.
-            self._open.pop(entry.session.id, None)
-
-    def _apply(
-        self, entry: Open, record: e.Record, at: float, log_id: int, decoded: Sequence[e.WireEvent] | None
-    ) -> None:
+    def _heed(self, entry: Open, at: float) -> None:
+        """Something came for it, at the time `at`."""
         entry.new = False
         if not entry.leaving:
             # Last, as the one that something came for.
             self._open.pop(entry.session.id, None)
             self._open[entry.session.id] = entry
-        self._applied = log_id
-        entry.attempt(entry.session.apply, record, at, decoded)
-        self._collect(entry)
         self._dirty[entry.no] = entry
-        self._schedule(entry)
+        self._wake_at(entry, told_from(at))
+
+    def _catch_up(self, entry: Open) -> None:
+        if entry.inbox:
+            entry.attempt(entry.catch_up)
+            self._collect(entry)
+            self._schedule(entry)
 
     async def _get(self, session_id: str) -> Open:
         """A session, from memory or from the store, or a new one. Only one caller loads, none while it is erased."""
@@ -365,7 +374,8 @@ class Sessions:
             entry = Open(row.no, Session(session_id, self._capture), new=False, made=row.made)
             entry.row = row
             for logged in rows:
-                entry.count(logged.events, len(logged.body))
+                entry.events += logged.events
+                entry.bytes += len(logged.body)
             await asyncio.to_thread(entry.attempt, replay, entry.session, rows)
             self._collect(entry)
             self._schedule(entry)
@@ -388,7 +398,7 @@ class Sessions:
 
     async def stop(self) -> None:
         """The last flush: the rows say all that came, for nobody will tell the rest before the next start."""
-        waiting = (entry for entry in self._open.values() if entry.session.waiting)
+        waiting = (entry for entry in self._open.values() if entry.inbox or entry.session.waiting)
         self._dirty |= {entry.no: entry for entry in islice(waiting, AT_ONCE)}
         await asyncio.shield(asyncio.ensure_future(self._flush(so_far=True)))
 
@@ -415,6 +425,8 @@ class Sessions:
     async def _write_part(self, part: list[tuple[Open, int]], so_far: bool, applied: int) -> None:
         """These sessions' rows and spans; raises Unavailable, and they have them still."""
         living = [(entry, events) for entry, events in part if not entry.erased and not entry.new]
+        for entry, _ in living:
+            self._catch_up(entry)
         made = [(entry, entry.unsaved) for entry, _ in living if entry.unsaved]
         for entry, unsaved in made:
             entry.made, entry.unsaved = entry.made + len(unsaved), []
@@ -434,14 +446,17 @@ class Sessions:
     async def summary(self, session_id: str) -> Summary | None:
         """The summary of all that came; None if nobody knows the session."""
         entry = self._open.get(session_id)
-        if entry is not None and not entry.broken and not entry.new:
-            return entry.summary(so_far=True)
+        if entry is not None and not entry.new:
+            self._catch_up(entry)
+            if not entry.broken:
+                return entry.summary(so_far=True)
         looked = await self.look(session_id)
         return looked and looked[1]
 
     def summary_of(self, row: SessionRow) -> bytes:
         """A row's summary, with what came since it was written."""
-        entry = self._open.get(row.id)
+        if (entry := self._open.get(row.id)) is not None:
+            self._catch_up(entry)
         return row.summary if entry is None or entry.broken else e.encode(entry.summary(so_far=True))
 
     async def look(self, session_id: str) -> tuple[list[spans.Span], Summary] | None:
