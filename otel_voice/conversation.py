@@ -52,8 +52,10 @@ class Conversation:
 
     def pass_time(self, t: float) -> bool:
         """A fact of the time `t` is about to be folded. Whether something is final by now."""
-        self.settle(t)
-        self.last = t if self.last is None else max(self.last, t)
+        if self._superseded or (self.last is not None and t >= self.last + QUIET_MS):
+            self.settle(t)
+        if self.last is None or t > self.last:
+            self.last = t
         return bool(self._out)
 
     def settle(self, t: float) -> None:
@@ -127,7 +129,7 @@ class Conversation:
     def fold(self, fact: e.Fact, t: float, key: str) -> None:
         """One fact at its time; `key` is unique to it and gives an id to what it opens."""
         turn_id = self._turn_told_by(fact)
-        if turn_id in self.closed and not self._about_tool(fact):
+        if turn_id is not None and turn_id in self.closed and not self._about_tool(fact):
             if not isinstance(fact, e.ResponseOutput | e.FalseStart):
                 self._happen(turn_id, Happening(fact, t, key, late=True))
             return
@@ -136,7 +138,7 @@ class Conversation:
     def _turn_told_by(self, fact: e.Fact) -> str | None:
         """The turn that a fact names; a response's is the one in which it was first heard of, whatever comes later."""
         turn_id: str | None = getattr(fact, "turn_id", None)
-        begun = self.response_turns.get(getattr(fact, "response_id", None) or "")
+        begun = self.response_turns.get(getattr(fact, "response_id", None) or "") if self.response_turns else None
         if begun is not None and begun != turn_id and (turn_id is None or isinstance(fact, _OF_RESPONSE)):
             fact.turn_id = turn_id = begun  # type: ignore[union-attr]
         return turn_id

@@ -50,6 +50,7 @@ class Session:
         self.id = session_id
         self.trace = Trace(spans.trace_id(session_id), capture_content)
         self.new = e.NewSession()
+        self.idle_ms = IDLE_MS
         self.conversation = Conversation()
         self.sources: dict[str, Source] = {}
         self.adapters: dict[tuple[str, str], Adapter] = {}
@@ -94,6 +95,7 @@ class Session:
         """What is said first of a session holds."""
         if self.new == e.NewSession():
             self.new, self.rests_until = new, 0.0
+            self.idle_ms = new.idle_timeout_s * 1000 if new.idle_timeout_s else IDLE_MS
             self.trace.describe(self.id, new)
 
     def _hear_of_end(self, record: e.Ended, at: float) -> None:
@@ -149,18 +151,24 @@ class Session:
     @property
     def due(self) -> Deadline | None:
         """The next moment at which something happens by itself, and what."""
-        deadlines: list[Deadline] = []
+        at, action = math.inf, Session._release
         if self.waiting:
-            deadlines.append((told_from(self.waiting.arrived[0].at), Session._release))
+            at = told_from(self.waiting.arrived[0].at)
         if (turn := self.conversation.superseded) is not None:
-            deadlines.append((turn.settle_at, Session._settle))
-        elif self.conversation.has_quiet:  # it comes later than any turn settles, and is dear to know of many turns
-            deadlines.append((self.last_at + QUIET_MS + SETTLE_MS, Session._quiet))
+            if turn.settle_at < at:
+                at, action = turn.settle_at, Session._settle
+        # It comes later than any turn settles, and is dear to know of many turns.
+        elif (quiet := self.last_at + QUIET_MS + SETTLE_MS) < at and self.conversation.has_quiet:
+            at, action = quiet, Session._quiet
         if self.ended is None and self.created_at is not None:
-            deadlines.append((self.last_at + self.idle_ms + SETTLE_MS, Session._idle))
-            deadlines.append((self.created_at + MAX_DURATION_MS, Session._too_long))
-            deadlines += [(ending.due, Session._end) for ending in self.endings]
-        return min(deadlines, key=lambda deadline: deadline[0], default=None)
+            if (idle := self.last_at + self.idle_ms + SETTLE_MS) < at:
+                at, action = idle, Session._idle
+            if (longest := self.created_at + MAX_DURATION_MS) < at:
+                at, action = longest, Session._too_long
+            for ending in self.endings:
+                if ending.due < at:
+                    at, action = ending.due, Session._end
+        return None if at == math.inf else (at, action)
 
     def _release(self, at: float) -> None:
         """Tells what has waited long enough, and whatever comes before it."""
@@ -172,7 +180,8 @@ class Session:
     def _tell(self, count: int) -> None:
         """Tells the first so many of those that wait."""
         for t, _, _, _, arrived in self.waiting.take(count):
-            self._end_before(t, arrived.at)
+            if self.endings or (self.last_t is not None and t >= self.last_t + self.idle_ms):
+                self._end_before(t, arrived.at)
             self._fold(t, arrived)
             if arrived.at > self.told_at:
                 self.told_at = arrived.at
@@ -182,9 +191,10 @@ class Session:
 
     def _fold(self, t: float, arrived: Arrived) -> None:
         event = arrived.event
-        if arrived.counted and self.ended is None:
-            self.first_t = t if self.first_t is None else min(self.first_t, t)
-        self.last_t = t if self.last_t is None else max(self.last_t, t)
+        if arrived.counted and self.ended is None and (self.first_t is None or t < self.first_t):
+            self.first_t = t
+        if self.last_t is None or t > self.last_t:
+            self.last_t = t
         self.conversation.at = arrived.at
         if self.conversation.pass_time(t):
             # What is final is told as it is now, before this event changes anything.
@@ -229,10 +239,6 @@ class Session:
         self._release_before(float("inf"))
         if not self.ended:
             self._finish("max_duration", self.end)
-
-    @property
-    def idle_ms(self) -> float:
-        return self.new.idle_timeout_s * 1000 if self.new.idle_timeout_s else IDLE_MS
 
     def _see_end(self, event: e.SessionEnd, t: float, arrived: Arrived) -> None:
         if event.last_seq is not None:

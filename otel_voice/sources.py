@@ -48,7 +48,7 @@ class Numbers(Struct):
 
     def add(self, number: int) -> bool:
         """False when it was seen before."""
-        if number in self:
+        if number < self.below or number in self.above:
             return False
         if number > self.top:
             self.top = number
@@ -95,10 +95,12 @@ class Source(Struct):
             return False
         if self.checksums is None:
             self.checksums = array("I")
-        place = seq % REMEMBERED
-        if place >= len(self.checksums):
-            self.checksums.extend([0] * (place - len(self.checksums) + 1))
-        self.checksums[place] = checksum
+        place, known = seq % REMEMBERED, len(self.checksums)
+        if place < known:
+            self.checksums[place] = checksum
+        else:
+            self.checksums.extend([0] * (place - known))
+            self.checksums.append(checksum)
         return True
 
     def conflicts(self, seq: int, checksum: int) -> bool:

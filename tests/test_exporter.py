@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import sqlite3
 import threading
@@ -20,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 
 from otel_voice import settings
-from otel_voice.exporter import JOIN_BYTES, JOIN_SPANS, Exporter, client, joined
+from otel_voice.exporter import AT_ONCE, JOIN_BYTES, JOIN_SPANS, Exporter, client, joined
 from otel_voice.otlp import Encoder
 from otel_voice.spans import Span
 from otel_voice.store import FILE, Append, Flush, Pending, Store
@@ -289,7 +290,8 @@ async def test_a_hop_that_is_too_late_for_a_large_request_is_asked_for_less_and_
     langfuse_server.answer_next(Reply(200, hang_on=never), Reply(200, hang_on=never))
     await box.drain()
     never.set()
-    assert [len(request.spans) for request in langfuse_server.requests] == [40, 20, 10, 20, 10]
+    sizes = [len(request.spans) for request in langfuse_server.requests]
+    assert (sizes[:3], sorted(sizes[3:])) == ([40, 20, 10], [10, 20])
     assert box.ledger == (40, 0, 0)
 
 
@@ -303,6 +305,89 @@ async def test_what_works_again_is_said_once(
     await box.drain()
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert "works again after 3 s" in caplog.text
+
+
+# Several at once
+
+
+# A span of this size has a request of its own.
+LARGE = JOIN_BYTES * 6 // 10
+
+
+def held(status: int, by: threading.Event) -> Reply:
+    return Reply(status, hang_on=by)
+
+
+async def in_flight(server: LangfuseServer, count: int, answered: int) -> None:
+    """Waits until so many requests came after those that were answered, and sees that no more of them come."""
+    await until(lambda: len(server.requests) >= answered + count)
+    await asyncio.sleep(0.2)
+    assert len(server.requests) == answered + count
+
+
+async def delivers(box: Outbox, count: int) -> None:
+    await until(lambda: box.ledger[0] >= count)
+
+
+async def test_a_hop_that_takes_one_request_gets_several_at_once_and_what_it_takes_leaves_with_its_own_answer(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box, count = outbox(), AT_ONCE + 3
+    await box.fill(count, LARGE)
+    answers = [threading.Event() for _ in range(1 + AT_ONCE)]
+    langfuse_server.answer_next(*[held(200, by) for by in answers])
+    draining = asyncio.create_task(box.drain())
+    await in_flight(langfuse_server, 1, answered=0)
+    answers[0].set()
+    await in_flight(langfuse_server, AT_ONCE, answered=1)
+    for delivered, answer in enumerate(answers[1:], 1):
+        assert box.ledger == (delivered, count - delivered, 0)
+        answer.set()
+        await delivers(box, delivered + 1)
+    await draining
+    assert box.ledger == (count, 0, 0)
+    assert sorted(named(langfuse_server.spans)) == box.names
+
+
+async def test_a_hop_that_fails_gets_one_request_at_a_time_until_it_takes_one(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box, fails, takes, end = outbox(), threading.Event(), threading.Event(), threading.Event()
+    await box.fill(2 * AT_ONCE + 1, LARGE)
+    taken = [200] * (AT_ONCE - 1)
+    langfuse_server.answer_next(200, 503, *taken, held(503, fails), held(200, takes), *[held(200, end)] * AT_ONCE)
+    draining = asyncio.create_task(box.drain())
+    await in_flight(langfuse_server, 1, answered=1 + AT_ONCE)
+    fails.set()
+    await in_flight(langfuse_server, 1, answered=2 + AT_ONCE)
+    takes.set()
+    await in_flight(langfuse_server, AT_ONCE, answered=3 + AT_ONCE)
+    end.set()
+    await draining
+    assert (box.ledger, box.time.slept) == ((2 * AT_ONCE + 1, 0, 0), [1, 2])
+
+
+async def test_several_that_fail_at_once_are_one_failure_and_the_longest_wait_that_is_asked_for_is_granted(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    await box.fill(1 + AT_ONCE, LARGE)
+    asks = [Reply(429, headers={"Retry-After": seconds}) for seconds in ("3", "7", "5")]
+    langfuse_server.answer_next(200, *asks, *[503] * (AT_ONCE - 3), 503)
+    await box.drain()
+    assert (box.ledger, box.time.slept) == ((1 + AT_ONCE, 0, 0), [7, 2])
+
+
+async def test_a_slow_hop_that_fails_now_and_then_is_sent_every_span_until_it_takes_it_and_no_longer(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    await box.fill(20 * JOIN_SPANS + 1)
+    langfuse_server.pause_s = 0.05
+    langfuse_server.answer_next(200, 200, 503, 200, 400, 200, 200, 429, 401, 200, 200, 200, 413, 500)
+    await box.drain()
+    assert box.ledger == (len(box.names), 0, 0)
+    assert sorted(named(langfuse_server.spans)) == sorted(box.names)
 
 
 # A span that fails for ever
@@ -604,21 +689,23 @@ async def test_an_exporter_stopped_before_the_answer_leaves_everything_to_the_ne
     assert langfuse_server.requests[0].body == langfuse_server.requests[1].body
 
 
-async def test_spans_go_out_in_the_order_in_which_they_were_made_and_512_at_a_time(
+async def test_spans_go_out_512_at_a_time_in_the_order_in_which_they_were_made(
     outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
 ) -> None:
     box = outbox()
     await box.fill(2 * JOIN_SPANS + 1)
     await box.drain()
-    assert [len(request.spans) for request in langfuse_server.requests] == [JOIN_SPANS, JOIN_SPANS, 1]
-    assert named(langfuse_server.spans) == box.names
+    first, *at_once = [named(request.spans) for request in langfuse_server.requests]
+    second, third = sorted(at_once, key=len, reverse=True)
+    assert [len(names) for names in (first, second, third)] == [JOIN_SPANS, JOIN_SPANS, 1]
+    assert first + second + third == box.names
 
 
 async def test_a_request_stays_under_2_MiB(outbox: Callable[..., Outbox], langfuse_server: LangfuseServer) -> None:
     box = outbox()
     await box.fill(10, size=500_000)
     await box.drain()
-    assert [len(request.spans) for request in langfuse_server.requests] == [4, 4, 2]
+    assert sorted(len(request.spans) for request in langfuse_server.requests) == [2, 4, 4]
     assert all(len(request.body) <= JOIN_BYTES for request in langfuse_server.requests)
 
 
@@ -648,6 +735,19 @@ async def test_a_store_that_cannot_write_the_delivery_down_is_asked_until_it_can
     db.close()
     await draining
     assert (box.ledger, len(langfuse_server.requests)) == ((2, 0, 0), 1)
+
+
+async def test_an_exporter_that_stops_does_not_wait_for_a_store_that_cannot_write_the_delivery_down(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, tmp_path: Path
+) -> None:
+    box = outbox()
+    await box.fill(2)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as db:
+        db.execute("ALTER TABLE counters RENAME TO away")
+        box.exporter.stop()
+        await asyncio.wait_for(box.exporter.run(), 10)
+        db.execute("ALTER TABLE away RENAME TO counters")
+    assert (box.ledger, len(langfuse_server.requests)) == ((0, 2, 0), 1)
 
 
 async def test_a_store_that_cannot_be_read_does_not_stop_the_exporter(
