@@ -25,17 +25,23 @@ LATEST = 16
 class Conversation:
     """Folds facts; `take()` hands out what became final, in order: Turn, Tool, Happening (of no turn), History."""
 
+    __slots__ = (
+        *("_out", "_superseded", "at", "closed", "closed_tools", "current", "facts", "false_starts", "last"),
+        *("last_closed", "latest", "number", "open", "over", "response_turns", "starts_turns", "tools"),
+    )
+
     def __init__(self) -> None:
         self.open: dict[str, Turn] = {}
-        self.closed: set[str] = set()
+        # As in `sources`, sets that begin empty are dicts.
+        self.closed: dict[str, None] = {}
         self.last_closed: str | None = None
         self.starts_turns = False
         self.over = False
         self.tools: dict[str, Tool] = {}
-        self.closed_tools: set[str] = set()
+        self.closed_tools: dict[str, None] = {}
         self.current: Turn | None = None
         self.latest: Turn | None = None
-        self._superseded: deque[Turn] = deque()
+        self._superseded: deque[Turn] | None = None
         self.number = 0
         self.false_starts = 0
         self.response_turns: dict[str, str] = {}
@@ -75,9 +81,14 @@ class Conversation:
     @property
     def superseded(self) -> Turn | None:
         """The first of the turns whose successor has begun; they become final in their order."""
+        if self._superseded is None:
+            return None
         while self._superseded and self._superseded[0].final:
             self._superseded.popleft()
-        return self._superseded[0] if self._superseded else None
+        if self._superseded:
+            return self._superseded[0]
+        self._superseded = None
+        return None
 
     def _in_turn(self) -> list[Turn]:
         return sorted(self.open.values(), key=lambda turn: turn.number)
@@ -99,7 +110,7 @@ class Conversation:
     def finish(self, turn: Turn) -> None:
         """Makes a turn final, and those of its tools that were answered."""
         del self.open[turn.id]
-        self.closed.add(turn.id)
+        self.closed[turn.id] = None
         self.last_closed = turn.id
         if self.current is turn:
             self.current = None
@@ -121,7 +132,7 @@ class Conversation:
 
     def _finish_tool(self, tool: Tool) -> None:
         if self.tools.pop(tool.call_id, None) is not None:
-            self.closed_tools.add(tool.call_id)
+            self.closed_tools[tool.call_id] = None
             self._out.append(tool)
 
     # Facts
@@ -164,6 +175,7 @@ class Conversation:
             self.latest.next_start = t
             # What still belongs to it happened within the settle time, and has come after one more.
             self.latest.settle_at = self.at + 2 * SETTLE_MS
+            self._superseded = self._superseded or deque()
             self._superseded.append(self.latest)
         self.current = self.latest = turn
         return turn

@@ -46,6 +46,12 @@ class Ending(NamedTuple):
 
 
 class Session:
+    __slots__ = (
+        *("_spans", "adapters", "clock", "conflicts", "conversation", "created_at", "duplicates", "ended", "ended_t"),
+        *("endings", "first_t", "id", "idle_ms", "last_at", "last_t", "message_bytes", "messages", "new"),
+        *("rests_until", "sources", "told_at", "totals", "trace", "unnumbered", "waiting"),
+    )
+
     def __init__(self, session_id: str, capture_content: bool = True) -> None:
         self.id = session_id
         self.trace = Trace(spans.trace_id(session_id), capture_content)
@@ -101,7 +107,8 @@ class Session:
     def _hear_of_end(self, record: e.Ended, at: float) -> None:
         """As a source's own session_end, but nobody's event."""
         name = record.source or ""
-        self.sources.setdefault(name, Source())
+        if name not in self.sources:
+            self.sources[name] = Source()
         end = e.SessionEnd(reason=record.reason, last_seq=record.last_seq)
         self._wait(Arrived(name, None, at, at, end, "end", counted=False))
 

@@ -23,6 +23,7 @@ GEMINI = frozenset({"gcp.gemini", "gcp.vertex_ai"})
 PROVIDERS = {"gemini-live": "gcp.gemini", "openai-realtime": "openai"}
 
 Attributes = dict[str, Value]
+NOTHING = frozenset[str]()
 
 
 def nanos(ms: float) -> int:
@@ -33,6 +34,8 @@ def nanos(ms: float) -> int:
 class Trace:
     """Makes a session's spans. `common` goes on every span, for Langfuse reads grouping from span rows."""
 
+    __slots__ = ("_hidden", "_turn", "agent_name", "capture_content", "common", "id", "model", "provider", "root")
+
     def __init__(self, trace_id: str, capture_content: bool = True) -> None:
         self.id = trace_id
         self.root = root_id(trace_id)
@@ -41,7 +44,7 @@ class Trace:
         self.agent_name: str | None = None
         self.provider: str | None = None
         self.model: str | None = None
-        self._hidden = frozenset[str]() if capture_content else s.CONTENT_KEYS
+        self._hidden = NOTHING if capture_content else s.CONTENT_KEYS
         self._turn = ("", self.root)
 
     def describe(self, session_id: str, new: e.NewSession) -> None:

@@ -9,38 +9,54 @@ from msgspec import UNSET, Struct, field
 from otel_voice import events as e
 
 
-class Said(Struct):
-    """One side's words in a turn: items in the order they were first seen, each final or in chunks."""
+class Item(Struct):
+    """What was said in one go, final or in chunks."""
 
-    items: dict[str, list[str]] = field(default_factory=dict)
-    final: set[str] = field(default_factory=set)
-    # Every event asks these two; joining the text for it would cost ever more.
-    wordless: set[str] = field(default_factory=set)  # items of which nothing has come yet
-    readable: set[str] = field(default_factory=set)  # items with more than blanks
+    chunks: list[str] = field(default_factory=list)
+    final: bool = False
+    wordless: bool = True  # nothing has come yet
+    readable: bool = False  # it has more than blanks
+
+
+class Said(Struct):
+    """One side's words in a turn: items in the order they were first seen."""
+
+    items: dict[str, Item] = field(default_factory=dict)
     whole: str | None = None
     anonymous: int = 0
+    # Every event asks these; joining the text for it would cost ever more.
+    wordless: int = 0
+    readable: int = 0
+    final: int = 0
 
-    def announce(self, item_id: str) -> None:
-        if item_id not in self.items:
-            self.items[item_id] = []
-            self.wordless.add(item_id)
+    def announce(self, item_id: str) -> Item:
+        if (item := self.items.get(item_id)) is None:
+            item = self.items[item_id] = Item()
+            self.wordless += 1
+        return item
 
     def add(self, item_id: str | None, text: str, final: bool) -> None:
-        item = item_id or f"#{self.anonymous}"
-        if item in self.final and not final:
-            return
-        self.announce(item)
+        item = self.announce(item_id or f"#{self.anonymous}")
         if final:
-            self.items[item].clear()
-            self.readable.discard(item)
-            self.final.add(item)
+            self._finish(item)
             self.anonymous += not item_id
+        elif item.final:
+            return
+        if item.wordless and (text or final):
+            item.wordless = False
+            self.wordless -= 1
         if text:
-            self.items[item].append(text)
-        if text or final:
-            self.wordless.discard(item)
-        if text.strip():
-            self.readable.add(item)
+            item.chunks.append(text)
+        if not item.readable and text.strip():
+            item.readable = True
+            self.readable += 1
+
+    def _finish(self, item: Item) -> None:
+        """What comes replaces the chunks."""
+        item.chunks.clear()
+        self.readable -= item.readable
+        self.final += not item.final
+        item.readable, item.final = False, True
 
     @property
     def is_awaited(self) -> bool:
@@ -55,7 +71,7 @@ class Said(Struct):
     def text(self) -> str:
         if self.whole is not None:
             return self.whole
-        return " ".join(text for chunks in self.items.values() if (text := "".join(chunks).strip()))
+        return " ".join([text for item in self.items.values() if (text := "".join(item.chunks).strip())])
 
 
 class Speech(Struct):
