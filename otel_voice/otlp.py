@@ -92,10 +92,13 @@ def _span(span: Span) -> bytes:
 def _string(key: str, value: str) -> bytes:
     """An attribute as most are."""
     text, name = value.encode(), _key(key)
-    size = _size(len(text))
+    if len(text) + len(name) > _SHORT:
+        return _field(b"\x4a", _key_value(key, value))
+    size = _SIZES[len(text)]
     any_size = 1 + len(size) + len(text)
-    sized = _size(any_size)
-    return b"".join((b"\x4a", _size(len(name) + 1 + len(sized) + any_size), name, b"\x12", sized, b"\x0a", size, text))
+    sized = _SIZES[any_size]
+    whole = _SIZES[len(name) + 1 + len(sized) + any_size]
+    return b"".join((b"\x4a", whole, name, b"\x12", sized, b"\x0a", size, text))
 
 
 _repeated = lru_cache(4096)(_string)
@@ -166,3 +169,5 @@ def _varint(number: int) -> bytes:
 
 
 _SIZES = [_varint(number) for number in range(4096)]
+# With what surrounds it, its size is still in the table.
+_SHORT = len(_SIZES) - 16
