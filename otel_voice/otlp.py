@@ -81,7 +81,7 @@ def _span(span: Span) -> bytes:
         if isinstance(value, str):
             fields.append(_repeated(key, value) if len(value) <= _REPEATED else _string(key, value))
         else:
-            fields.append(_field(b"\x4a", _key_value(key, value)))
+            fields.append(_attribute(key, _any_value(value)))
     if span.link:
         fields.append(_field(b"\x6a", _link(span.link)))
     status = _text(b"\x12", span.status_message)
@@ -90,18 +90,19 @@ def _span(span: Span) -> bytes:
 
 
 def _string(key: str, value: str) -> bytes:
-    """An attribute as most are."""
-    text, name = value.encode(), _key(key)
-    if len(text) + len(name) > _SHORT:
-        return _field(b"\x4a", _key_value(key, value))
-    size = _SIZES[len(text)]
-    any_size = 1 + len(size) + len(text)
-    sized = _SIZES[any_size]
-    whole = _SIZES[len(name) + 1 + len(sized) + any_size]
-    return b"".join((b"\x4a", whole, name, b"\x12", sized, b"\x0a", size, text))
+    text = value.encode()
+    return _attribute(key, b"\x0a" + _size(len(text)) + text)
 
 
 _repeated = lru_cache(4096)(_string)
+
+
+def _attribute(key: str, value: bytes) -> bytes:
+    name, size = _key(key), len(value)
+    if len(name) + size > _SHORT:
+        return _field(b"\x4a", name + _field(b"\x12", value))
+    sized = _SIZES[size]
+    return b"".join((b"\x4a", _SIZES[len(name) + 1 + len(sized) + size], name, b"\x12", sized, value))
 
 
 def _time(tag: bytes, nanos: int) -> bytes:
@@ -130,7 +131,7 @@ def _any_value(value: object) -> bytes:
         case bool():
             return b"\x10\x01" if value else b"\x10\x00"
         case int() if value in _INT64:
-            return b"\x18" + _varint(value & _LATEST)
+            return b"\x18" + (_size(value) if value >= 0 else _varint(value & _LATEST))
         case float():
             return b"\x21" + _double(value)
         case list() | tuple():

@@ -407,7 +407,8 @@ class Session:
 
     def summary(self) -> Summary:
         """The session as far as its events have been told."""
-        totals = self.totals.copy()
+        unfinished = self.conversation.open or self.conversation.tools
+        totals = self.totals.copy() if unfinished else self.totals
         for turn in self.conversation.open.values():
             totals.add_turn(turn)
         for tool in self.conversation.tools.values():

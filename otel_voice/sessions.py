@@ -370,7 +370,7 @@ class Sessions:
             no, self._store.next_session = self._store.next_session, self._store.next_session + 1
             entry = Open(no, Session(session_id, self._capture), new=True)
         else:
-            rows = await asyncio.to_thread(self._store.reader.log, row.no)
+            rows = await asyncio.to_thread(self._store.reader.log, row.no, self._store.head(row.no))
             entry = Open(row.no, Session(session_id, self._capture), new=False, made=row.made)
             entry.row = row
             for logged in rows:

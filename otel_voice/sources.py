@@ -99,7 +99,8 @@ class Source(Struct):
         if place < known:
             self.checksums[place] = checksum
         else:
-            self.checksums.extend([0] * (place - known))
+            if place > known:
+                self.checksums.extend([0] * (place - known))
             self.checksums.append(checksum)
         return True
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Literal
 
-from msgspec import Struct, field, structs
+from msgspec import Struct, field
 
 from otel_voice.turns import Tool, Turn
 from otel_voice.usage import counted
@@ -59,7 +60,9 @@ class Totals(Struct):
     usage: dict[str, int] = {}
 
     def copy(self) -> Totals:
-        return structs.replace(self, latencies=[*self.latencies], usage={**self.usage})
+        copied = copy(self)
+        copied.latencies, copied.usage = self.latencies.copy(), self.usage.copy()
+        return copied
 
     def add_turn(self, turn: Turn) -> None:
         self.turns += 1

@@ -75,9 +75,11 @@ class Reader:
     def _sessions(self, sql: str, values: Sequence[object] = ()) -> list[SessionRow]:
         return [SessionRow(*row) for row in self._all(sql, values)]  # type: ignore[arg-type]
 
-    def log(self, session: int) -> list[LogRow]:
-        """A session's records in the log's order."""
-        return [LogRow(*row) for row in self._all(_LOG_OF_SESSION, (session, session))]  # type: ignore[arg-type]
+    def log(self, session: int, head: int | None = None) -> list[LogRow]:
+        """A session's records in the log's order; whoever knows the last one's number spares the search for it."""
+        known = [head] if head is not None else [session, session]
+        sql = _LOG_UP_TO if head is not None else _LOG_OF_SESSION
+        return [LogRow(*row) for row in self._all(sql, known)]  # type: ignore[arg-type]
 
     def past(self, after: int, before: float, delivered: bool) -> tuple[list[tuple[int, str]], int | None]:
         """Sessions (number, id) that may be let go of: over, begun before the time `before` (ms), none of their spans a
@@ -162,17 +164,22 @@ def _ledger(counted: dict[str, int], open_: int, pending: int, dead: int) -> Led
 _SESSION = "SELECT no, id, made, due, started_at, status, coalesce(summary, x''), events FROM sessions"
 
 # The session's last row is among those that its own row does not know of yet, or it is the one that this names.
-_LOG_OF_SESSION = """
+_LOG_UP_TO = """
 WITH RECURSIVE
-  tail(id) AS (SELECT max(id) FROM log
-               WHERE id > (SELECT value FROM counters WHERE name = 'flushed') AND session = ?),
   chain(id, prev, at, body, events) AS (
-    SELECT id, prev, at, body, events FROM log
-    WHERE id = (SELECT coalesce((SELECT id FROM tail), (SELECT head FROM sessions WHERE no = ?)))
+    SELECT id, prev, at, body, events FROM log WHERE id = ?
     UNION ALL
     SELECT log.id, log.prev, log.at, log.body, log.events FROM chain JOIN log ON log.id = chain.prev)
 SELECT at, body, events FROM chain ORDER BY id
 """
+
+_LAST = """
+(SELECT coalesce(
+  (SELECT max(id) FROM log WHERE id > (SELECT value FROM counters WHERE name = 'flushed') AND session = ?),
+  (SELECT head FROM sessions WHERE no = ?)))
+"""
+
+_LOG_OF_SESSION = _LOG_UP_TO.replace("?", _LAST)
 
 IS_PAST = """
 SELECT 1 FROM sessions WHERE no = ? AND due IS NULL

@@ -268,6 +268,10 @@ class Store:
             head = row and row[0]
         return head
 
+    def head(self, session: int) -> int | None:
+        """The number of its last record, where its row does not know of it."""
+        return self._heads.get(session)
+
     def flush(self, flush: Flush) -> asyncio.Future[int]:
         return self._submit(lambda db: self._flush(db, flush))
 
