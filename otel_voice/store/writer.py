@@ -398,6 +398,8 @@ def _used(db: sqlite3.Connection) -> int:
 
 
 def _delete(db: sqlite3.Connection, ids: Sequence[int]) -> int:
+    if len(ids) == ids[-1] - ids[0] + 1:
+        return db.execute("DELETE FROM outbox WHERE id BETWEEN ? AND ?", (ids[0], ids[-1])).rowcount
     return db.executemany("DELETE FROM outbox WHERE id = ?", [(id_,) for id_ in ids]).rowcount
 
 
