@@ -126,6 +126,8 @@ def _run(app: Starlette, server: uvicorn.Server, listening: socket.socket) -> in
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    # The store's thread waits so long for a loop that is busy, several times a commit.
+    sys.setswitchinterval(0.0005)
     # uvicorn raises the signal again once it has stopped in good order, and that is a success.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

@@ -30,8 +30,8 @@ TICK_S = 0.1
 # What the store knows of open sessions, and their new spans, may be so old: after a crash the log is ahead by as much.
 FLUSH_S = 1.0
 # Time does its work by pieces of so long, and a flush takes so many sessions at once: who posts does not wait for all.
-SLICE_S = 0.001
-FLUSHED_AT_ONCE = 50
+SLICE_S = 0.0005
+FLUSHED_AT_ONCE = 20
 # How long a session that is over stays in memory for latecomers.
 LINGER_MS = 60_000.0
 # So many requests of one session may wait for their commit.
@@ -365,7 +365,7 @@ class Sessions:
             del self._under_way[session_id]
 
     async def _load(self, session_id: str) -> None:
-        row = await asyncio.to_thread(self._store.reader.session, session_id)
+        row = self._store.session(session_id)
         if row is None:
             no, self._store.next_session = self._store.next_session, self._store.next_session + 1
             entry = Open(no, Session(session_id, self._capture), new=True)

@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 # A commit takes what came meanwhile.
 GROUP = 1_000
+# A commit costs as much as a dozen records, so under load it waits for some.
+PACE_S = 0.001
+# So many at a time; few sizes, for a statement is prepared once.
+ROWS = (64, 8, 1)
 # To ask how much is in use takes as long as a record.
 MEASURED_BYTES = 2**18
 # Spans of no session: a process's own, by its span processor.
@@ -102,6 +106,8 @@ class Store:
             self._writer, start = open_(directory, synchronous, _start)
             unless_opened.pop_all()
         self.reader = Reader(directory, self._meet_damage)
+        # The loop's own: it waits for nobody's long read.
+        self._index = Reader(directory, self._meet_damage)
         # After a crash the log may be ahead of the sessions' rows.
         self._heads = start.heads
         self.behind = list(start.heads)
@@ -115,6 +121,7 @@ class Store:
         self.used_bytes, self._unmeasured = start.used_bytes, 0
         # What the loop asks for in one of its rounds goes to the thread in one piece.
         self._asked: list[_Job] = []
+        self._handed_over_at = 0.0
         self._queue: queue.SimpleQueue[Jobs | None] = queue.SimpleQueue()
         self.queued_bytes = 0
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
@@ -126,6 +133,7 @@ class Store:
         await asyncio.to_thread(self._thread.join)
         # The last to close empties the write-ahead log into the file, which a reader may not.
         self.reader.close()
+        self._index.close()
         self._writer.close()
         self._lock.close()
 
@@ -220,7 +228,11 @@ class Store:
 
     def _ask(self, job: _Job) -> asyncio.Future[Any]:
         if not self._asked:
-            self._loop.call_soon(self._hand_over)
+            wait = self._handed_over_at + PACE_S - self._loop.time()
+            if wait > 0:
+                self._loop.call_later(wait, self._hand_over)
+            else:
+                self._loop.call_soon(self._hand_over)
         self.queued_bytes += job.size
         self._asked.append(job)
         return job.future
@@ -228,7 +240,7 @@ class Store:
     def _hand_over(self) -> None:
         if self._asked:
             self._queue.put(self._asked)
-            self._asked = []
+            self._asked, self._handed_over_at = [], self._loop.time()
 
     # What can be written
 
@@ -247,18 +259,15 @@ class Store:
 
     def _log(self, db: sqlite3.Connection, appends: Sequence[Append]) -> range:
         """Gives their numbers."""
-        if new := [(append.session, append.session_id, append.at) for append in appends if append.new]:
-            db.executemany(
-                "INSERT INTO sessions (no, id, due, started_at) VALUES (?, ?, 0, ?) ON CONFLICT DO NOTHING", new
-            )
+        new = [(append.session, append.session_id, 0, append.at) for append in appends if append.new]
+        _rows(db, "INSERT INTO sessions (no, id, due, started_at) VALUES {} ON CONFLICT DO NOTHING", new)
         first, self._next_log = self._next_log, self._next_log + len(appends)
         rows = []
         for id_, (session, _, _, at, body, events) in enumerate(appends, first):
             rows.append((id_, session, self._head(db, session), at, events, body))
             self._moved[session] = id_
             self._accepted += events
-        if rows:
-            db.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", rows)
+        _rows(db, "INSERT INTO log VALUES {}", rows)
         return range(first, self._next_log)
 
     def _head(self, db: sqlite3.Connection, session: int) -> int | None:
@@ -268,6 +277,11 @@ class Store:
             head = row and row[0]
         return head
 
+    def session(self, id_: str) -> SessionRow | None:
+        """Some pages of an index, on the loop: a thread would take a hundred times as long to answer. Raises
+        Unavailable."""
+        return self._index.session(id_)
+
     def head(self, session: int) -> int | None:
         """The number of its last record, where its row does not know of it."""
         return self._heads.get(session)
@@ -276,15 +290,12 @@ class Store:
         return self._submit(lambda db: self._flush(db, flush))
 
     def _flush(self, db: sqlite3.Connection, flush: Flush) -> int:
-        db.executemany(
-            "UPDATE sessions SET head = ?, made = ?, due = ?, started_at = ?, status = ?, summary = ?, events = ? "
-            "WHERE no = ?",
-            [
-                (self._head(db, no), made, due, started_at, status, summary, events, no)
-                for no, _, made, due, started_at, status, summary, events in flush.rows
-            ],
-        )
-        db.executemany("INSERT INTO outbox (session, body) VALUES (?, ?)", flush.spans)
+        rows = [
+            (no, self._head(db, no), made, due, started_at, status, summary, events)
+            for no, _, made, due, started_at, status, summary, events in flush.rows
+        ]
+        _rows(db, _UPDATE, rows)
+        _rows(db, "INSERT INTO outbox (session, body) VALUES {}", flush.spans)
         _count(db, "made", len(flush.spans))
         _at_least(db, "flushed", flush.flushed)
         _at_least(db, "last_at", math.ceil(flush.at))
@@ -305,7 +316,7 @@ class Store:
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
 
         def work(db: sqlite3.Connection) -> None:
-            db.executemany("INSERT INTO outbox (session, body) VALUES (?, ?)", [(NO_SESSION, body) for body in spans])
+            _rows(db, "INSERT INTO outbox (session, body) VALUES {}", [(NO_SESSION, body) for body in spans])
             _count(db, "made", len(spans))
 
         self._queue.put([_Put(work, future.set_result, future.set_exception)])
@@ -395,6 +406,23 @@ def _used(db: sqlite3.Connection) -> int:
         db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
     return int((pages - free) * size)
+
+
+_UPDATE = """
+UPDATE sessions SET head = column2, made = column3, due = column4, started_at = column5, status = column6,
+  summary = column7, events = column8
+FROM (VALUES {}) WHERE no = column1
+"""
+
+
+def _rows(db: sqlite3.Connection, sql: str, rows: Sequence[Sequence[object]]) -> None:
+    """Many rows a statement: each lets go of the interpreter, and has to wait for it again where the loop is busy."""
+    done = 0
+    for size in ROWS:
+        while done + size <= len(rows):
+            values = ",".join([f"({','.join('?' * len(rows[done]))})"] * size)
+            db.execute(sql.format(values), [value for row in rows[done : done + size] for value in row])
+            done += size
 
 
 def _delete(db: sqlite3.Connection, ids: Sequence[int]) -> int:
