@@ -6,10 +6,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint faults fuzz lock components clean
+.PHONY: help install demo test lint bench bench-quick faults fuzz lock components clean
 
 help: ## what one can make here
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # Two stamps, so that the demo does not wait for the test tools, and nothing is installed twice.
 .venv/.python:
@@ -39,6 +39,13 @@ lint: .venv/.tested ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Some 40 minutes, on two cores that nothing else needs.
+bench: .venv/.tested ## speed beside a bare server and two baselines; writes benchmarks/results.md
+	$(BIN)/python -m benchmarks.bench $(BENCH)
+
+bench-quick: .venv/.tested ## the same in small, printed only
+	$(BIN)/python -m benchmarks.bench --quick $(BENCH)
 
 # Some 20 minutes: ten of them are an outage.
 faults: .venv/.tested ## every promise tried by real faults at full length; writes benchmarks/faults.md

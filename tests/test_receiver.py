@@ -18,11 +18,16 @@ import anyio
 import httpx
 import jwt
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+from otel_voice.app import create_app
 from otel_voice.edge import BODY_BYTES, INFLATED_BYTES
 from otel_voice.events import MAX_EVENTS
+from otel_voice.settings import Settings
 from otel_voice.spans import root_id, trace_id
 from otel_voice.store import FILE
+from otel_voice.tokens import Tokens
 from tests.real import Receiver
 from tests.running import API_KEY, SESSION, START_S, TOKEN_KEY, App, mark, running, until, zipped
 
@@ -259,6 +264,28 @@ async def test_an_allowed_origin_passes_the_preflight_and_may_read_the_time(keye
     posted = await keyed.raw(b"{}", origin=origin)
     assert posted.headers["access-control-allow-origin"] == origin
     assert {"x-otel-voice-time", "retry-after"} <= set(posted.headers["access-control-expose-headers"].split(", "))
+
+
+@pytest.mark.parametrize("origin", ["https://app.example.com", "https://evil.example"])
+async def test_the_events_route_says_to_a_page_what_every_other_route_says(keyed: App, origin: str) -> None:
+    posted = await keyed.raw(b"{}", origin=origin)
+    other = await keyed.client.get(f"/v1/sessions/{SESSION}", headers={"origin": origin})
+    assert (posted.status_code, other.status_code) == (401, 401)
+    names = ("access-control-allow-origin", "access-control-expose-headers", "vary")
+    assert [posted.headers.get(name) for name in names] == [other.headers.get(name) for name in names]
+
+
+async def test_an_application_in_another_one_takes_events_there(tmp_path: Path) -> None:
+    inner = create_app(Settings(data_dir=tmp_path, token_key=TOKEN_KEY))
+    outer = Starlette(routes=[Mount("/voice", inner)])
+    body = json.dumps({"token": Tokens(TOKEN_KEY.encode()).mint(SESSION, 2**40), "events": [mark()]}).encode()
+    async with (
+        inner.router.lifespan_context(inner),
+        httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url="http://127.0.0.1") as client,
+    ):
+        path, type_ = f"/voice/v1/sessions/{SESSION}/events", {"content-type": "text/plain"}
+        answers = [await client.post(path, content=content, headers=type_) for content in (body, b"{}")]
+    assert [answer.status_code for answer in answers] == [204, 401]
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "https://app.example.com.evil.example", "http://localhost"])

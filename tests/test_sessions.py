@@ -23,7 +23,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 from otel_voice import events as e
 from otel_voice.otlp import Encoder
 from otel_voice.session import Session
-from otel_voice.sessions import Busy, CannotMap, Sessions, UsedUp, look, replay
+from otel_voice.sessions import FLUSHED_AT_ONCE, Busy, CannotMap, Sessions, UsedUp, look, replay
 from otel_voice.spans import trace_id
 from otel_voice.store import FILE, Store, Unavailable
 from tests.real import spans_in, wait_for
@@ -406,6 +406,35 @@ async def test_a_flush_that_its_caller_gave_up_loses_nothing_when_it_fails(
         await receiver.sessions.flush()
     await receiver.sessions.tick()
     assert receiver.names == ["invoke_agent"]
+
+
+async def test_a_flush_of_many_sessions_that_breaks_off_keeps_what_it_had_not_written(
+    receiver: Receiver, clock: Clock, tmp_path: Path
+) -> None:
+    """They go out by parts, and the log is known to be taken into account only with the last."""
+    names = [f"s{n}" for n in range(3 * FLUSHED_AT_ONCE)]
+    for name in names:
+        await receiver.sessions.accept(name, Page(name, clock).batch(turn(0), END))
+    clock.now += 40
+    with without(tmp_path, "outbox"):
+        await receiver.sessions.tick()
+    before = await asyncio.to_thread(receiver.store.reader.counted_ledger)
+    await receiver.sessions.tick()
+    after = await asyncio.to_thread(receiver.store.reader.counted_ledger)
+    assert before.adds_up and (before.open, before.made) == (2 * len(names), 0)
+    assert after.adds_up and (after.open, after.made) == (0, 2 * len(names))
+
+
+async def test_what_came_while_a_flush_was_under_way_is_counted_once(receiver: Receiver, clock: Clock) -> None:
+    pages = {f"s{n}": Page(f"s{n}", clock) for n in range(2 * FLUSHED_AT_ONCE)}
+    for name, page in pages.items():
+        await receiver.sessions.accept(name, page.batch(turn(0)))
+    flushing = asyncio.create_task(receiver.sessions.flush())
+    for name, page in pages.items():
+        await receiver.sessions.accept(name, page.batch(turn(1)))
+    await flushing
+    ledger = await asyncio.to_thread(receiver.store.reader.counted_ledger)
+    assert ledger.adds_up and ledger.open == 2 * len(pages)
 
 
 async def test_an_erased_session_is_gone_and_may_begin_anew(tmp_path: Path, clock: Clock) -> None:
