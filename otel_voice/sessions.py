@@ -11,7 +11,7 @@ import heapq
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from itertools import islice
 from typing import ParamSpec
 
@@ -32,6 +32,7 @@ FLUSH_S = 1.0
 # Time does its work by pieces of so long, and a flush takes so many sessions at once: who posts does not wait for all.
 SLICE_S = 0.0005
 FLUSHED_AT_ONCE = 20
+SPANS_AT_ONCE = 64
 # How long a session that is over stays in memory for latecomers.
 LINGER_MS = 60_000.0
 # So many requests of one session may wait for their commit.
@@ -60,7 +61,7 @@ class Open:
     """A session in memory, with what the store knows of it."""
 
     __slots__ = (
-        *("broken", "bytes", "erased", "events", "in_flight", "leaving", "made", "made_before", "new", "no"),
+        *("broken", "bytes", "counted", "erased", "events", "in_flight", "leaving", "made", "made_before", "new", "no"),
         *("inbox", "over_since", "row", "session", "unsaved", "wakes"),
     )
 
@@ -73,6 +74,8 @@ class Open:
         # Encoded, and not in the store yet.
         self.unsaved: list[bytes] = []
         self.events = self.bytes = 0
+        # Of the events, those that its row counts.
+        self.counted = 0
         self.in_flight = 0
         # When time comes by, the next one last; an earlier one is put on top, so there are few.
         self.wakes: list[float] = []
@@ -104,14 +107,14 @@ class Open:
         """With what still waits to be told, it costs a copy of the session."""
         return self.session.so_far()[1] if so_far and self.session.waiting else self.session.summary()
 
-    def summarized(self, events: int, so_far: bool = False) -> SessionRow:
-        """What the store is to know of it; of its events, so many."""
+    def summarized(self, so_far: bool = False) -> SessionRow:
+        """What the store is to know of it."""
         self.attempt(self._summarize, so_far)
         row = self.row or SessionRow(self.no, self.session.id, self.made, None, 0.0, "open", b"{}")
         if self.broken:
             # Due at once, so that the next start, with a version that may be mended, tries again.
             row = row._replace(status="broken", due=0.0)
-        return row._replace(made=self.made, events=events)
+        return row._replace(made=self.made, events=self.counted)
 
     def _summarize(self, so_far: bool) -> None:
         summary, rests_until = self.summary(so_far), self.session.rests_until
@@ -155,6 +158,7 @@ class Sessions:
         self._asleep: set[str] = set()
         self._arrivals: deque[float] = deque()
         self._dirty: dict[int, Open] = {}
+        self._unsaved: dict[int, Open] = {}
         self._flushing = asyncio.Lock()
         self._applied = store.last_log
         self._last_at: float = store.last_at
@@ -189,6 +193,7 @@ class Sessions:
         while True:
             for _ in range(round(FLUSH_S / TICK_S)):
                 await self._pass_time()
+                await self.flush_spans()
                 await asyncio.sleep(TICK_S)
             await self._settle()
 
@@ -372,7 +377,7 @@ class Sessions:
         else:
             rows = await asyncio.to_thread(self._store.reader.log, row.no, self._store.head(row.no))
             entry = Open(row.no, Session(session_id, self._capture), new=False, made=row.made)
-            entry.row = row
+            entry.row, entry.counted = row, row.events
             for logged in rows:
                 entry.events += logged.events
                 entry.bytes += len(logged.body)
@@ -390,11 +395,17 @@ class Sessions:
             entry.attempt(self._encode, entry, finished)
 
     def _encode(self, entry: Open, finished: list[spans.Span]) -> None:
+        self._unsaved[entry.no] = entry
         entry.unsaved += map(self._encoder.request, finished)
 
     async def flush(self) -> None:
         """Writes the sessions' rows, each in one transaction with its new spans; keeps them for later if it fails."""
         await asyncio.shield(asyncio.ensure_future(self._flush()))
+
+    async def flush_spans(self) -> None:
+        """Writes new spans alone, with as much of the rows as belongs to them."""
+        if self._unsaved:
+            await asyncio.shield(asyncio.ensure_future(self._flush_spans()))
 
     async def stop(self) -> None:
         """The last flush: the rows say all that came, for nobody will tell the rest before the next start."""
@@ -405,32 +416,35 @@ class Sessions:
     async def _flush(self, so_far: bool = False) -> None:
         # One after the other: a later one that succeeds must not pass over what an earlier one could not write.
         async with self._flushing:
-            await self._write(so_far)
+            dirty, self._dirty = self._dirty, {}
+            # What the rows count goes as far as the log that they are said to know, whatever comes meanwhile.
+            for entry in dirty.values():
+                entry.counted = entry.events
+            self._dirty = await self._write(list(dirty.values()), so_far, self._applied) | self._dirty
 
-    async def _write(self, so_far: bool) -> None:
-        dirty, self._dirty = list(self._dirty.values()), {}
-        # What the rows count goes as far as the log that they are said to know, whatever comes meanwhile.
-        counted, applied = [entry.events for entry in dirty], self._applied
-        for first in range(0, len(dirty), FLUSHED_AT_ONCE):
-            last = first + FLUSHED_AT_ONCE
-            part = list(zip(dirty[first:last], counted[first:last], strict=True))
-            is_last = last >= len(dirty)
+    async def _flush_spans(self) -> None:
+        async with self._flushing:
+            await self._write(list(self._unsaved.values()), False, 0)
+
+    async def _write(self, entries: list[Open], so_far: bool, applied: int) -> dict[int, Open]:
+        """By parts, the last of which says how much of the log all know. Gives those that could not be written."""
+        for first, last in _parts(entries):
             try:
-                await self._write_part(part, so_far, applied if is_last else 0)
+                await self._write_part(entries[first:last], so_far, applied if last == len(entries) else 0)
             except Unavailable as error:
                 self._cannot_write.say(log.warning, "the store cannot write, spans wait in memory: %s", error)
-                self._dirty = {entry.no: entry for entry in dirty[first:]} | self._dirty
-                return
+                return {entry.no: entry for entry in entries[first:]}
+        return {}
 
-    async def _write_part(self, part: list[tuple[Open, int]], so_far: bool, applied: int) -> None:
+    async def _write_part(self, entries: list[Open], so_far: bool, applied: int) -> None:
         """These sessions' rows and spans; raises Unavailable, and they have them still."""
-        living = [(entry, events) for entry, events in part if not entry.erased and not entry.new]
-        for entry, _ in living:
+        living = [entry for entry in entries if not entry.erased and not entry.new]
+        for entry in living:
             self._catch_up(entry)
-        made = [(entry, entry.unsaved) for entry, _ in living if entry.unsaved]
+        made = [(entry, entry.unsaved) for entry in living if entry.unsaved]
         for entry, unsaved in made:
             entry.made, entry.unsaved = entry.made + len(unsaved), []
-        rows = [entry.summarized(events, so_far) for entry, events in living]
+        rows = [entry.summarized(so_far) for entry in living]
         bodies = [(entry.no, body) for entry, unsaved in made for body in unsaved]
         try:
             await self._store.flush(Flush(rows, bodies, applied, self._last_at))
@@ -438,6 +452,9 @@ class Sessions:
             for entry, unsaved in made:
                 entry.made, entry.unsaved = entry.made - len(unsaved), unsaved + entry.unsaved
             raise
+        for entry in entries:
+            if entry.erased or not entry.unsaved:
+                self._unsaved.pop(entry.no, None)
         if bodies:
             self.on_made()
 
@@ -491,6 +508,16 @@ class Sessions:
 
     async def _store_retire(self, no: int, delivered: bool) -> None:
         await self._store.retire(no, delivered)
+
+
+def _parts(entries: list[Open]) -> Iterator[tuple[int, int]]:
+    """From where to where a transaction goes: long ones hold up whoever posts meanwhile."""
+    first = spans_in_it = 0
+    for n, entry in enumerate(entries):
+        spans_in_it += len(entry.unsaved)
+        if n + 1 == len(entries) or n + 1 == first + FLUSHED_AT_ONCE or spans_in_it >= SPANS_AT_ONCE:
+            yield first, n + 1
+            first, spans_in_it = n + 1, 0
 
 
 def look(reader: Reader, session_id: str, capture: bool, now: float) -> tuple[list[spans.Span], Summary] | None:
