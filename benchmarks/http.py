@@ -117,13 +117,13 @@ class Row:
 
 def throughput(batch: int = 1, rounds: int = ROUNDS, requests: int = 0, servers: Sequence[str] = SERVERS) -> Row:
     """As fast as some connections get it taken, each its next request when the last is answered."""
-    requests = requests or (115_000 if batch == 1 else 4_600)
+    requests = requests or (77_000 if batch == 1 else 3_000)
     measured = interleaved(servers, rounds, requests, batch)
     return row(f"throughput{batch}", measured, batch, 0, throughput_ratios)
 
 
 def latency(
-    rate: int = 5000, rounds: int = ROUNDS, requests: int = 150_000, servers: Sequence[str] = ("sdk", "otel_voice")
+    rate: int = 5000, rounds: int = ROUNDS, requests: int = 96_000, servers: Sequence[str] = ("sdk", "otel_voice")
 ) -> Row:
     """At a rate that comes whether or not the last request was answered."""
     return row("latency", interleaved(servers, rounds, requests, 1, rate), 1, rate, latency_ratios)
@@ -393,7 +393,7 @@ QUICK = {"throughput1": 30_000, "throughput50": 2_300, "latency": 30_000}
 
 def row_of(name: str, rounds: int, requests: int, servers: Sequence[str] | None) -> Row:
     if name == "latency":
-        return latency(rounds=rounds, requests=requests or 150_000, servers=servers or ("sdk", "otel_voice"))
+        return latency(rounds=rounds, requests=requests or 96_000, servers=servers or ("sdk", "otel_voice"))
     return throughput(int(name.removeprefix("throughput")), rounds, requests, servers or SERVERS)
 
 

@@ -558,7 +558,7 @@ RATE = 3_000
 
 
 def growth(
-    rounds: int = ROUNDS, open_sessions: int = 100_000, log_rows: int = 10_000_000, requests: int = 60_000
+    rounds: int = ROUNDS, open_sessions: int = 100_000, log_rows: int = 10_000_000, requests: int = 38_000
 ) -> Growth:
     runs: dict[str, list[Measured]] = {"empty": [], "large": []}
     with elsewhere() as place:

@@ -217,7 +217,7 @@ def _reader(arguments: argparse.Namespace) -> Iterator[tuple[Reader, settings.Se
 
 def _sessions(arguments: argparse.Namespace) -> None:
     with _reader(arguments) as (reader, chosen):
-        rows = [row for row in reader.sessions(max(1, arguments.limit)) if row.summary]
+        rows = reader.sessions(max(1, arguments.limit))
         summaries = [_summary(reader, row, chosen.capture_content) for row in rows]
     if arguments.json:
         print(display.json(summaries))

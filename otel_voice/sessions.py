@@ -351,6 +351,7 @@ class Sessions:
     def _catch_up(self, entry: Open) -> None:
         if entry.inbox:
             entry.attempt(entry.catch_up)
+            entry.inbox.clear()  # of one that cannot be mapped, too
             self._collect(entry)
             self._schedule(entry)
 
