@@ -80,8 +80,10 @@ def outcome_of(tool: Tool) -> Any:
 
 
 def tool_told(tool: Tool) -> ToolTold:
-    """Once it is answered, nothing of it changes."""
-    if tool.told is None or tool.end is None:
+    """Once it is answered, nothing of it changes, and it is kept."""
+    if tool.end is None:
+        return _tell_tool(tool)
+    if tool.told is None:
         tool.told = _tell_tool(tool)
     told: ToolTold = tool.told
     return told
@@ -120,12 +122,18 @@ def tool_messages(tools: Iterable[Tool]) -> list[Message]:
 
 
 def turn_told(turn: Turn) -> TurnTold:
-    """Once it is final, nothing of it changes."""
-    if turn.told is None or not turn.final:
-        user, agent = turn.user.text, turn.agent.text
-        turn.told = TurnTold(message("user", user) if user else None, message("assistant", agent) if agent else None)
+    """Once it is final, nothing of it changes, and it is kept."""
+    if not turn.final:
+        return _tell_turn(turn)
+    if turn.told is None:
+        turn.told = _tell_turn(turn)
     told: TurnTold = turn.told
     return told
+
+
+def _tell_turn(turn: Turn) -> TurnTold:
+    user, agent = turn.user.text, turn.agent.text
+    return TurnTold(message("user", user) if user else None, message("assistant", agent) if agent else None)
 
 
 def turn_messages(turn: Turn) -> list[Message]:

@@ -218,17 +218,20 @@ def _reader(arguments: argparse.Namespace) -> Iterator[tuple[Reader, settings.Se
 def _sessions(arguments: argparse.Namespace) -> None:
     with _reader(arguments) as (reader, chosen):
         rows = reader.sessions(max(1, arguments.limit))
-        summaries = [_summary(reader, row, chosen.capture_content) for row in rows]
+        summaries = [said for row in rows if (said := _summary(reader, row, chosen.capture_content)) is not None]
     if arguments.json:
         print(display.json(summaries))
     else:
         display.table(summaries)
 
 
-def _summary(reader: Reader, row: SessionRow, capture: bool) -> Summary:
-    """A call that goes on is ahead of its row by the settle time."""
-    looked = look(reader, row.id, capture, time.time() * 1000) if row.status == "open" else None
-    return looked[1] if looked else display.summary(row)
+def _summary(reader: Reader, row: SessionRow, capture: bool) -> Summary | None:
+    """A call that goes on is ahead of its row. None where there is nothing to say of it yet."""
+    if row.status == "open":
+        with contextlib.suppress(CannotMap):
+            if looked := look(reader, row.id, capture, time.time() * 1000):
+                return looked[1]
+    return display.summary(row) if len(row.summary) > len(b"{}") else None
 
 
 def _show(arguments: argparse.Namespace) -> None:

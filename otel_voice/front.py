@@ -42,7 +42,8 @@ class Front:
         try:
             response = await self._answer(session_id, headers, receive)
         except self._expected as error:
-            response = self._exceptions[type(error)](Request(scope), error)
+            kind = next(kind for kind in type(error).__mro__ if kind in self._exceptions)
+            response = self._exceptions[kind](Request(scope), error)
         if response is None:
             await send({"type": "http.response.start", "status": 204, "headers": added})
             await send({"type": "http.response.body", "body": b""})

@@ -14,6 +14,8 @@ from otel_voice.edge import JSON, TIME_HEADER, Headers, headers_of, time_header
 from otel_voice.settings import LOOPBACK, Settings
 
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+# Longer ones are nobody's, and are not kept.
+REMEMBERED = 512
 EXPOSED = f"{TIME_HEADER}, retry-after"
 
 
@@ -34,7 +36,11 @@ class Origins:
 
     def stranger(self, headers: Headers) -> str | None:
         """Why nobody from there may ask, in one sentence."""
-        return self._stranger(headers.get(b"host", b""), headers.get(b"origin")) if self._loopback_only else None
+        if not self._loopback_only:
+            return None
+        host, origin = headers.get(b"host", b""), headers.get(b"origin")
+        why = self._stranger if len(host) + len(origin or b"") <= REMEMBERED else self._why_stranger
+        return why(host, origin)
 
     def _why_stranger(self, host: bytes, origin: bytes | None) -> str | None:
         if not _is_local(host.decode("latin-1")):
@@ -47,7 +53,9 @@ class Origins:
     def cors(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """What an answer needs so that a page may read it; `middleware` says the same on every other route."""
         origin = headers.get(b"origin")
-        return [] if origin is None else self._cors(origin)
+        if origin is None:
+            return []
+        return self._cors(origin) if len(origin) <= REMEMBERED else self._cors_headers(origin)
 
     def _cors_headers(self, origin: bytes) -> list[tuple[bytes, bytes]]:
         said = [(b"vary", b"Origin"), (b"access-control-expose-headers", EXPOSED.encode())]

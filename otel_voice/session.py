@@ -179,7 +179,7 @@ class Session:
 
     def _release(self, at: float) -> None:
         """Tells what has waited long enough, and whatever comes before it."""
-        self._tell(self.waiting.come_by(at - SETTLE_MS))
+        self._tell(self.waiting.older(SETTLE_MS, at))
 
     def _release_before(self, t: float) -> None:
         self._tell(bisect_left(self.waiting.order, t, key=_time_of))

@@ -20,7 +20,7 @@ from otel_voice import spans
 from otel_voice.loud import OnceAMinute
 from otel_voice.otlp import Encoder
 from otel_voice.session import Session, told_from
-from otel_voice.store import Append, Flush, LogRow, Reader, SessionRow, Store, Unavailable
+from otel_voice.store import Append, Counted, Flush, LogRow, Reader, SessionRow, Store, Unavailable
 from otel_voice.summary import Summary
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,11 @@ class Open:
             # Due at once, so that the next start, with a version that may be mended, tries again.
             row = row._replace(status="broken", due=0.0)
         return row._replace(made=self.made, events=self.counted)
+
+    @property
+    def is_over(self) -> bool:
+        """By its row."""
+        return self.row is not None and self.row.due is None and not self.broken
 
     def _summarize(self, so_far: bool) -> None:
         summary, rests_until = self.summary(so_far), self.session.rests_until
@@ -261,6 +266,9 @@ class Sessions:
         self._catch_up(entry)
         entry.attempt(entry.session.advance, min(now, self._safe_now()))
         self._collect(entry)
+        if entry.row is not None and entry.row.due is not None and entry.session.rests_until == math.inf:
+            # Its row waits for a time that has passed without a span.
+            self._dirty[entry.no] = entry
         if entry.over_since is None or now < entry.over_since + LINGER_MS:
             self._schedule(entry)
         elif self._in_use(entry):
@@ -293,6 +301,7 @@ class Sessions:
     async def create(self, new: e.NewSession, session_id: str) -> Open:
         """Makes a session; one that exists keeps what was first said of it. Raises Unavailable."""
         entry = await self._get(session_id)
+        self._catch_up(entry)
         if entry.session.new == e.NewSession() and (entry.new or new != e.NewSession()):
             await self._record(entry, e.Created(new))
         return entry
@@ -413,47 +422,54 @@ class Sessions:
         """The last flush: the rows say all that came, for nobody will tell the rest before the next start."""
         waiting = (entry for entry in self._open.values() if entry.inbox or entry.session.waiting)
         self._dirty |= {entry.no: entry for entry in islice(waiting, AT_ONCE)}
-        await asyncio.shield(asyncio.ensure_future(self._flush(so_far=True)))
+        await asyncio.shield(asyncio.ensure_future(self._flush(AT_ONCE)))
 
-    async def _flush(self, so_far: bool = False) -> None:
+    async def _flush(self, so_far: int = 0) -> None:
         # One after the other: a later one that succeeds must not pass over what an earlier one could not write.
         async with self._flushing:
             dirty, self._dirty = self._dirty, {}
             # What the rows count goes as far as the log that they are said to know, whatever comes meanwhile.
-            for entry in dirty.values():
-                entry.counted = entry.events
-            self._dirty = await self._write(list(dirty.values()), so_far, self._applied) | self._dirty
+            whole = [(entry, entry.events) for entry in dirty.values()]
+            self._dirty = await self._write(list(dirty.values()), so_far, self._applied, whole) | self._dirty
 
     async def _flush_spans(self) -> None:
         async with self._flushing:
-            await self._write(list(self._unsaved.values()), False, 0)
+            await self._write(list(self._unsaved.values()), 0, 0, [])
 
-    async def _write(self, entries: list[Open], so_far: bool, applied: int) -> dict[int, Open]:
-        """By parts, the last of which says how much of the log all know. Gives those that could not be written."""
+    async def _write(
+        self, entries: list[Open], so_far: int, applied: int, whole: list[tuple[Open, int]]
+    ) -> dict[int, Open]:
+        """By parts, with the last of which all know so much of the log. Gives those that are to be written again."""
         for first, last in _parts(entries):
+            is_last = last == len(entries)
             try:
-                await self._write_part(entries[first:last], so_far, applied if last == len(entries) else 0)
+                part = entries[first:last]
+                await self._write_part(part, so_far - first, applied if is_last else 0, whole if is_last else [])
             except Unavailable as error:
                 self._cannot_write.say(log.warning, "the store cannot write, spans wait in memory: %s", error)
-                return {entry.no: entry for entry in entries[first:]}
+                return {entry.no: entry for entry in entries}
         return {}
 
-    async def _write_part(self, entries: list[Open], so_far: bool, applied: int) -> None:
-        """These sessions' rows and spans; raises Unavailable, and they have them still."""
+    async def _write_part(self, entries: list[Open], so_far: int, applied: int, whole: list[tuple[Open, int]]) -> None:
+        """These sessions' rows and spans; raises Unavailable, and they have them still. The first `so_far` rows say
+        what still waits to be told, too."""
         living = [entry for entry in entries if not entry.erased and not entry.new]
         for entry in living:
             self._catch_up(entry)
         made = [(entry, entry.unsaved) for entry in living if entry.unsaved]
         for entry, unsaved in made:
             entry.made, entry.unsaved = entry.made + len(unsaved), []
-        rows = [entry.summarized(so_far) for entry in living]
+        rows = [entry.summarized(n < so_far) for n, entry in enumerate(living)]
         bodies = [(entry.no, body) for entry, unsaved in made for body in unsaved]
+        counted = [Counted(entry.no, events, entry.is_over) for entry, events in whole if not entry.erased]
         try:
-            await self._store.flush(Flush(rows, bodies, applied, self._last_at))
+            await self._store.flush(Flush(rows, bodies, applied, self._last_at, counted))
         except Unavailable:
             for entry, unsaved in made:
                 entry.made, entry.unsaved = entry.made - len(unsaved), unsaved + entry.unsaved
             raise
+        for entry, events in whole:
+            entry.counted = events
         for entry in entries:
             if entry.erased or not entry.unsaved:
                 self._unsaved.pop(entry.no, None)
@@ -500,6 +516,7 @@ class Sessions:
             except Unavailable:
                 entry.leaving = entry.erased = False
                 self._open[entry.session.id] = entry
+                entry.wakes.clear()  # what came up meanwhile was passed over
                 self._schedule(entry)
                 raise
 

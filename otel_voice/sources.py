@@ -93,6 +93,8 @@ class Source(Struct):
             self.refused.pop(seq, None)
         if not self.numbers.add(seq):
             return False
+        if seq <= self.numbers.top - REMEMBERED:
+            return True
         if self.checksums is None:
             self.checksums = array("I")
         place, known = seq % REMEMBERED, len(self.checksums)
@@ -106,8 +108,9 @@ class Source(Struct):
 
     def conflicts(self, seq: int, checksum: int) -> bool:
         """Whether a number that was taken before, and not long ago, meant another event."""
-        recent = seq > self.numbers.top - REMEMBERED
-        return recent and self.checksums is not None and self.checksums[seq % REMEMBERED] != checksum
+        if seq <= self.numbers.top - REMEMBERED or self.checksums is None:
+            return False
+        return self.checksums[seq % REMEMBERED] != checksum
 
     def tell(self, seq: int | None, t: float) -> None:
         """An event was folded, at the time `t`."""
@@ -180,16 +183,16 @@ class Waiting:
         order.sort()
         return order
 
-    def come_by(self, at: float) -> int:
-        """How many of the order to tell, so that all that had arrived by `at` are told."""
+    def older(self, age: float, at: float) -> int:
+        """How many of the order to tell, so that at the time `at` nothing of this age waits."""
         missing = 0
         for arrived in self.arrived:
-            if arrived.at > at:
+            if arrived.at + age > at:
                 break
             missing += not arrived.told
         if missing:
             for count, told in enumerate(self.order, 1):
-                missing -= told[-1].at <= at
+                missing -= told[-1].at + age <= at
                 if not missing:
                     return count
         return 0

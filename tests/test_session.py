@@ -645,6 +645,23 @@ def test_every_span_has_its_parent_and_its_own_id(call: list[Any]) -> None:
     assert {span.parent_span_id for span in spans} <= {*ids, ""}
 
 
+def test_a_tool_that_is_answered_after_its_turn_tells_what_it_answered() -> None:
+    session = Session(SESSION)
+    called = [
+        {"type": "turn_start", "turn_id": "t1", "ts": T0},
+        {"type": "tool_call", "call_id": "c", "name": "look", "turn_id": "t1", "ts": T0 + 100},
+        {"type": "turn_start", "turn_id": "t2", "ts": T0 + 200},
+    ]
+    answered = {"type": "tool_result", "call_id": "c", "result": {"answer": 42}, "ts": T0 + 20_000, "seq": 3}
+    session.apply(batch(*numbered(called)), at=T0 + 1_000)
+    session.advance(T0 + 20_000)
+    session.apply(batch(answered, {"type": "session_end", "ts": T0 + 20_100, "seq": 4}), at=T0 + 20_200)
+    session.advance(T0 + 10**8)
+    spans = {span.name: span.attributes for span in session.take()}
+    assert spans["execute_tool look"]["gen_ai.tool.call.result"] == '{"answer":42}'
+    assert "42" in str(spans["voice_session"]["langfuse.observation.input"])
+
+
 # What a page may cost that floods its session
 
 

@@ -425,6 +425,33 @@ async def test_a_flush_of_many_sessions_that_breaks_off_keeps_what_it_had_not_wr
     assert after.adds_up and (after.open, after.made) == (0, 2 * len(names))
 
 
+async def test_the_ledger_adds_up_between_the_parts_of_a_flush(receiver: Receiver, clock: Clock) -> None:
+    for n in range(10 * FLUSHED_AT_ONCE):
+        await receiver.sessions.accept(f"s{n}", Page(f"s{n}", clock).batch(turn(0), END))
+    clock.now += 40
+    flushing = asyncio.create_task(receiver.sessions.tick())
+    seen = []
+    while not flushing.done():
+        seen.append(await asyncio.to_thread(receiver.store.reader.counted_ledger))
+    assert len({ledger.made for ledger in seen}) > 2
+    assert all(ledger.adds_up for ledger in seen)
+    assert {ledger.mapped + ledger.open for ledger in seen} == {2 * 10 * FLUSHED_AT_ONCE}
+
+
+async def test_what_is_said_of_a_call_after_its_end_leaves_it_over(receiver: Receiver, clock: Clock) -> None:
+    page = Page("s", clock)
+    await receiver.sessions.accept("s", page.batch(turn(0), END))
+    await pass_time(receiver, clock, 40)
+    await receiver.sessions.create(e.NewSession(user_id="u"), "s")
+    await receiver.sessions.flush()
+    await receiver.sessions.accept("s", page.batch(END))
+    await receiver.sessions.flush()
+    await pass_time(receiver, clock, 200)
+    row = receiver.store.reader.session("s")
+    assert row is not None and row.due is None
+    assert receiver.store.reader.ledger().open == 0
+
+
 async def test_what_came_while_a_flush_was_under_way_is_counted_once(receiver: Receiver, clock: Clock) -> None:
     pages = {f"s{n}": Page(f"s{n}", clock) for n in range(2 * FLUSHED_AT_ONCE)}
     for name, page in pages.items():

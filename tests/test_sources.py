@@ -46,3 +46,12 @@ def test_another_event_under_a_recent_number_is_a_conflict_and_a_repetition_is_n
     assert [source.conflicts(seq, 7) for seq in (5, 3 + REMEMBERED)] == [True, True]
     # Too long ago to tell.
     assert not source.conflicts(1, 7)
+
+
+def test_a_late_number_does_not_take_the_place_of_a_recent_one() -> None:
+    source = Source()
+    for seq in [*range(44), *range(45, 301), 44]:
+        assert source.take(seq, 1_000 + seq)
+    assert not source.take(300, 1_300)
+    assert not source.conflicts(300, 1_300)
+    assert source.conflicts(300, 7)

@@ -9,6 +9,7 @@ from otel_voice.store.file import FILE, lock
 from otel_voice.store.reader import Reader
 from otel_voice.store.rows import (
     Append,
+    Counted,
     Damaged,
     DeadLetter,
     Flush,
@@ -24,6 +25,7 @@ from otel_voice.store.writer import Store, check
 __all__ = [
     "FILE",
     "Append",
+    "Counted",
     "Damaged",
     "DeadLetter",
     "Flush",

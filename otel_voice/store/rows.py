@@ -64,13 +64,23 @@ class Append(NamedTuple):
     events: int = 0
 
 
+class Counted(NamedTuple):
+    """How many of a session's events its row counts from now on, and whether they are all mapped."""
+
+    no: int
+    events: int
+    over: bool
+
+
 class Flush(NamedTuple):
-    """Sessions' rows and the spans they made, up to and with the log's row `flushed` and the time `at` (ms)."""
+    """Sessions' rows and the spans they made up to the time `at` (ms). The log is taken into account up to and with its
+    row `flushed`, and what the sessions' rows count, `counted`, goes just as far."""
 
     rows: Sequence[SessionRow]
     spans: Sequence[tuple[int, bytes]]
     flushed: int
     at: float = 0.0
+    counted: Sequence[Counted] = ()
 
 
 class Ledger(NamedTuple):

@@ -299,16 +299,16 @@ class Store:
         _count(db, "made", len(flush.spans))
         _at_least(db, "flushed", flush.flushed)
         _at_least(db, "last_at", math.ceil(flush.at))
-        for row in flush.rows:
-            if row.due is None:
-                self._end(db, row)
+        _rows(db, _COUNT, [(no, events) for no, events, _ in flush.counted])
+        for no in {row.no for row in flush.rows if row.due is None} | {one.no for one in flush.counted if one.over}:
+            self._end(db, no)
         return len(flush.spans)
 
-    def _end(self, db: sqlite3.Connection, row: SessionRow) -> None:
+    def _end(self, db: sqlite3.Connection, session: int) -> None:
         """All its spans are made: so are its events mapped."""
-        self._over[row.no] = self._head(db, row.no)
-        for (mapped,) in db.execute("SELECT events - mapped FROM sessions WHERE no = ?", (row.no,)).fetchall():
-            db.execute("UPDATE sessions SET mapped = events WHERE no = ?", (row.no,))
+        self._over[session] = self._head(db, session)
+        for (mapped,) in db.execute("SELECT events - mapped FROM sessions WHERE no = ?", (session,)).fetchall():
+            db.execute("UPDATE sessions SET mapped = events WHERE no = ?", (session,))
             _count(db, "mapped", mapped)
 
     def put(self, spans: Sequence[bytes]) -> concurrent.futures.Future[None]:
@@ -319,7 +319,15 @@ class Store:
             _rows(db, "INSERT INTO outbox (session, body) VALUES {}", [(NO_SESSION, body) for body in spans])
             _count(db, "made", len(spans))
 
-        self._queue.put([_Put(work, future.set_result, future.set_exception)])
+        def done(_: None) -> None:
+            if not future.done():  # whoever waited may have given up
+                future.set_result(None)
+
+        def failed(error: Unavailable) -> None:
+            if not future.done():
+                future.set_exception(error)
+
+        self._queue.put([_Put(work, done, failed)])
         return future
 
     def delivered(self, ids: Sequence[int]) -> asyncio.Future[None]:
@@ -413,6 +421,9 @@ UPDATE sessions SET head = column2, made = column3, due = column4, started_at = 
   summary = column7, events = column8
 FROM (VALUES {}) WHERE no = column1
 """
+
+
+_COUNT = "UPDATE sessions SET events = column2 FROM (VALUES {}) WHERE no = column1"
 
 
 def _rows(db: sqlite3.Connection, sql: str, rows: Sequence[Sequence[object]]) -> None:
