@@ -125,9 +125,7 @@ def _run(app: Starlette, server: uvicorn.Server, listening: socket.socket) -> in
     # next to none, every few hundred of them cost a fifth of all work.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    # The store's thread waits so long for a loop that is busy, several times a commit.
-    sys.setswitchinterval(0.0005)
+    gc.set_threshold(10_000, 10, 100)
     # uvicorn raises the signal again once it has stopped in good order, and that is a success.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
