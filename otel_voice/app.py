@@ -23,12 +23,13 @@ from otel_voice import __version__
 from otel_voice.edge import JSON, Gate, Load, Rejected, rejection
 from otel_voice.exporter import Exporter, client
 from otel_voice.front import Front, Table, session_in
+from otel_voice.mapped import CannotMap
 from otel_voice.metrics import Metrics
 from otel_voice.origins import HostCheck, Origins
 from otel_voice.otlp import Encoder
 from otel_voice.receiver import Receiver
 from otel_voice.retention import Retention
-from otel_voice.sessions import SESSION_BYTES, Busy, CannotMap, Sessions, UsedUp
+from otel_voice.sessions import SESSION_BYTES, Busy, Sessions, UsedUp
 from otel_voice.settings import Settings
 from otel_voice.store import Damaged, Store, Unavailable
 from otel_voice.tokens import Tokens, load_key

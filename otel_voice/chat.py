@@ -6,8 +6,8 @@ turn's words stand on its own span, on its response's and on the root, so they a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -20,6 +20,7 @@ TEXT_LIMIT = 65_536
 TOOLS_LIMIT = 256 * 1024
 CUT_MARK = " … [cut by otel_voice]"
 
+T = TypeVar("T")
 _encode = msgspec.json.encode
 
 
@@ -79,14 +80,18 @@ def outcome_of(tool: Tool) -> Any:
     return tool.error if tool.error is not UNSET else _or_none(tool.result)
 
 
-def tool_told(tool: Tool) -> ToolTold:
-    """Once it is answered, nothing of it changes, and it is kept."""
-    if tool.end is None:
-        return _tell_tool(tool)
-    if tool.told is None:
-        tool.told = _tell_tool(tool)
-    told: ToolTold = tool.told
+def _kept(whose: Tool | Turn, is_final: bool, tell: Callable[[], T]) -> T:
+    """What will not change any more is told once."""
+    if not is_final:
+        return tell()
+    if whose.told is None:
+        whose.told = tell()
+    told: T = whose.told
     return told
+
+
+def tool_told(tool: Tool) -> ToolTold:
+    return _kept(tool, tool.end is not None, lambda: _tell_tool(tool))
 
 
 def _tell_tool(tool: Tool) -> ToolTold:
@@ -122,13 +127,7 @@ def tool_messages(tools: Iterable[Tool]) -> list[Message]:
 
 
 def turn_told(turn: Turn) -> TurnTold:
-    """Once it is final, nothing of it changes, and it is kept."""
-    if not turn.final:
-        return _tell_turn(turn)
-    if turn.told is None:
-        turn.told = _tell_turn(turn)
-    told: TurnTold = turn.told
-    return told
+    return _kept(turn, turn.final, lambda: _tell_turn(turn))
 
 
 def _tell_turn(turn: Turn) -> TurnTold:

@@ -26,10 +26,10 @@ from otel_voice import __version__, display, doctor, resend, settings
 from otel_voice.app import create_app, encoder
 from otel_voice.arguments import parser
 from otel_voice.exporter import client
+from otel_voice.mapped import CannotMap, look
 from otel_voice.recording import BadRecording, Recording
 from otel_voice.replay import ReplayFailed, replay
 from otel_voice.session import Session
-from otel_voice.sessions import CannotMap, look
 from otel_voice.spans import session_id as canonical
 from otel_voice.store import Locked, Reader, SessionRow, Unavailable, check, drop, retry
 from otel_voice.summary import Summary

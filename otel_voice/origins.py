@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
@@ -28,11 +29,11 @@ class Origins:
         self._allowed = settings.allowed_origins
         self._stranger = lru_cache(1024)(self._why_stranger)
         self._cors = lru_cache(1024)(self._cors_headers)
-        self._may_read = CORSMiddleware(
-            _nowhere,
-            allow_origins=settings.allowed_origins,
-            allow_origin_regex=LOOPBACK_ORIGINS if self._loopback_only else None,
-        )
+        self._may_read: dict[str, Any] = {
+            "allow_origins": settings.allowed_origins,
+            "allow_origin_regex": LOOPBACK_ORIGINS if self._loopback_only else None,
+        }
+        self._is_allowed = CORSMiddleware(_nowhere, **self._may_read).is_allowed_origin
 
     def stranger(self, headers: Headers) -> str | None:
         """Why nobody from there may ask, in one sentence."""
@@ -59,15 +60,14 @@ class Origins:
 
     def _cors_headers(self, origin: bytes) -> list[tuple[bytes, bytes]]:
         said = [(b"vary", b"Origin"), (b"access-control-expose-headers", EXPOSED.encode())]
-        if self._may_read.is_allowed_origin(origin.decode("latin-1")):
+        if self._is_allowed(origin.decode("latin-1")):
             said.append((b"access-control-allow-origin", origin))
         return said
 
     def middleware(self) -> Middleware:
         return Middleware(
             CORSMiddleware,
-            allow_origins=self._allowed,
-            allow_origin_regex=LOOPBACK_ORIGINS if self._loopback_only else None,
+            **self._may_read,
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "content-encoding"],
             expose_headers=EXPOSED.split(", "),

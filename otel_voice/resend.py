@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import httpx
 
 from otel_voice.exporter import Verdict, joined, post
+from otel_voice.mapped import made_spans
 from otel_voice.otlp import Encoder
 from otel_voice.session import MAX_DURATION_MS
-from otel_voice.sessions import made_spans
 from otel_voice.settings import Export
 from otel_voice.store import Pending, Reader
 

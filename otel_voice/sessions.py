@@ -13,18 +13,18 @@ import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from itertools import islice
-from typing import ParamSpec
 
 from otel_voice import events as e
 from otel_voice import spans
 from otel_voice.loud import OnceAMinute
+from otel_voice.mapped import look, replay
+from otel_voice.opened import Open
 from otel_voice.otlp import Encoder
 from otel_voice.session import Session, told_from
-from otel_voice.store import Append, Counted, Flush, LogRow, Reader, SessionRow, Store, Unavailable
+from otel_voice.store import Append, Counted, Flush, SessionRow, Store, Unavailable
 from otel_voice.summary import Summary
 
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
 
 TICK_S = 0.1
 # What the store knows of open sessions, and their new spans, may be so old: after a crash the log is ahead by as much.
@@ -51,99 +51,6 @@ class Busy(Exception):
 
 class UsedUp(Exception):
     """This session has logged as much as a session may."""
-
-
-class CannotMap(Exception):
-    """A defect of ours; one sentence."""
-
-
-class Open:
-    """A session in memory, with what the store knows of it."""
-
-    __slots__ = (
-        *("broken", "bytes", "counted", "erased", "events", "in_flight", "leaving", "made", "made_before", "new", "no"),
-        *("inbox", "over_since", "row", "session", "unsaved", "wakes"),
-    )
-
-    def __init__(self, no: int, session: Session, new: bool, made: int = 0) -> None:
-        self.no, self.session, self.new, self.made = no, session, new, made
-        # A replay makes again what is in the outbox already.
-        self.made_before = made
-        # Logged, and not applied yet: time or somebody who looks will.
-        self.inbox: list[tuple[e.Record, float, Sequence[e.WireEvent] | None]] = []
-        # Encoded, and not in the store yet.
-        self.unsaved: list[bytes] = []
-        self.events = self.bytes = 0
-        # Of the events, those that its row counts.
-        self.counted = 0
-        self.in_flight = 0
-        # When time comes by, the next one last; an earlier one is put on top, so there are few.
-        self.wakes: list[float] = []
-        self.over_since: float | None = None
-        # On its way out, and out.
-        self.leaving = self.erased = False
-        self.broken = False
-        self.row: SessionRow | None = None
-
-    def attempt(self, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """A step of the mapping. One session that cannot be mapped must not stop the others: its log is kept and can
-        be mapped by a later version."""
-        if self.broken:
-            return
-        try:
-            step(*args, **kwargs)
-        except Exception:
-            self.broken = True
-            log.exception("session %s cannot be mapped; its events are kept", self.session.id)
-
-    def finished(self) -> list[spans.Span]:
-        """The session's new spans: the mapping gives the same ones in the same order, those made before first."""
-        taken = self.session.take()
-        known = min(len(taken), self.made_before)
-        self.made_before -= known
-        return taken[known:]
-
-    def summary(self, so_far: bool = False) -> Summary:
-        """With what still waits to be told, it costs a copy of the session."""
-        return self.session.so_far()[1] if so_far and self.session.waiting else self.session.summary()
-
-    def summarized(self, so_far: bool = False) -> SessionRow:
-        """What the store is to know of it."""
-        self.attempt(self._summarize, so_far)
-        row = self.row or SessionRow(self.no, self.session.id, self.made, None, 0.0, "open", b"{}")
-        if self.broken:
-            # Due at once, so that the next start, with a version that may be mended, tries again.
-            row = row._replace(status="broken", due=0.0)
-        return row._replace(made=self.made, events=self.counted)
-
-    @property
-    def is_over(self) -> bool:
-        """By its row."""
-        return self.row is not None and self.row.due is None and not self.broken
-
-    def _summarize(self, so_far: bool) -> None:
-        summary, rests_until = self.summary(so_far), self.session.rests_until
-        self.row = SessionRow(
-            no=self.no,
-            id=self.session.id,
-            made=self.made,
-            due=None if rests_until == math.inf else rests_until,
-            started_at=summary.started_at,
-            status=summary.status,
-            summary=e.encode(summary),
-        )
-
-    def catch_up(self) -> None:
-        """Applies what was logged, in the log's order."""
-        inbox, self.inbox = self.inbox, []
-        for record, at, decoded in inbox:
-            self.session.apply(record, at, decoded)
-
-
-def replay(session: Session, rows: list[LogRow]) -> None:
-    """Tells a session its log."""
-    for row in rows:
-        session.apply(e.decode_record(row.body), row.at)
 
 
 class Sessions:
@@ -388,7 +295,7 @@ class Sessions:
         else:
             rows = await asyncio.to_thread(self._store.reader.log, row.no, self._store.head(row.no))
             entry = Open(row.no, Session(session_id, self._capture), new=False, made=row.made)
-            entry.row, entry.counted = row, row.events
+            entry.row = row
             for logged in rows:
                 entry.events += logged.events
                 entry.bytes += len(logged.body)
@@ -468,8 +375,6 @@ class Sessions:
             for entry, unsaved in made:
                 entry.made, entry.unsaved = entry.made - len(unsaved), unsaved + entry.unsaved
             raise
-        for entry, events in whole:
-            entry.counted = events
         for entry in entries:
             if entry.erased or not entry.unsaved:
                 self._unsaved.pop(entry.no, None)
@@ -537,31 +442,3 @@ def _parts(entries: list[Open]) -> Iterator[tuple[int, int]]:
         if n + 1 == len(entries) or n + 1 == first + FLUSHED_AT_ONCE or spans_in_it >= SPANS_AT_ONCE:
             yield first, n + 1
             first, spans_in_it = n + 1, 0
-
-
-def look(reader: Reader, session_id: str, capture: bool, now: float) -> tuple[list[spans.Span], Summary] | None:
-    """All spans of a session at `now` (ms), those not final yet marked open, and its summary; None if nobody knows it.
-    Raises CannotMap."""
-    if (row := reader.session(session_id)) is None:
-        return None
-    session = _mapped(reader, row, capture, now)
-    final = session.take()
-    unfinished, summary = session.so_far()
-    return final + unfinished, summary
-
-
-def made_spans(reader: Reader, session_id: str, capture: bool) -> list[spans.Span] | None:
-    """The spans that went out of a session so far, mapped again from its log; None if nobody knows it.
-    Raises CannotMap."""
-    if (row := reader.session(session_id)) is None:
-        return None
-    return _mapped(reader, row, capture, float("inf")).take()[: row.made]
-
-
-def _mapped(reader: Reader, row: SessionRow, capture: bool, now: float) -> Session:
-    if row.status == "broken":
-        raise CannotMap(f"session {row.id} cannot be mapped by this version; its events are kept")
-    session = Session(row.id, capture)
-    replay(session, reader.log(row.no))
-    session.advance(now)
-    return session

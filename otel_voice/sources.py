@@ -144,23 +144,29 @@ class Waiting:
     def add(self, arrived: Arrived) -> None:
         self.arrived.append(arrived)
         self._came += 1
-        order, seq, t = self._order, arrived.seq, arrived.t
-        if order is None:
+        if self._order is None:
             return
-        if seq is not None:
-            source = self._sources[arrived.source]
-            if seq > source.queued_top:
-                source.queued_top, source.queued_floor = seq, max(t, source.queued_floor)
-                t = source.queued_floor
-            elif seq > source.told.top:
-                # Those of its source that wait behind it may have to wait longer.
-                self._order = None
-                return
-        told = (t, arrived.source, -1 if seq is None else seq, self._came, arrived)
-        if not order or told > order[-1]:
-            order.append(told)
+        source, seq = self._sources[arrived.source], arrived.seq
+        if seq is not None and source.told.top < seq < source.queued_top:
+            # Those of its source that wait behind it may have to wait longer.
+            self._order = None
+            return
+        told = self._placed(arrived, self._came)
+        if not self._order or told > self._order[-1]:
+            self._order.append(told)
         else:
-            insort(order, told)
+            insort(self._order, told)
+
+    def _placed(self, arrived: Arrived, number: int) -> Told:
+        """Where it belongs, told that none of its source waits that comes after it."""
+        t, seq = arrived.t, arrived.seq
+        if seq is None:
+            return t, arrived.source, -1, number, arrived
+        source = self._sources[arrived.source]
+        if seq > source.queued_top:
+            t = max(t, source.queued_floor)
+            source.queued_top, source.queued_floor = seq, t
+        return t, arrived.source, seq, number, arrived
 
     @property
     def order(self) -> list[Told]:
@@ -173,15 +179,8 @@ class Waiting:
         for _, arrived in numbered:
             source = self._sources[arrived.source]
             source.queued_top, source.queued_floor = source.told.top, source.floor
-        order = list[Told]()
-        for number, arrived in sorted(numbered, key=lambda pair: -1 if pair[1].seq is None else pair[1].seq):
-            t, source, seq = arrived.t, self._sources[arrived.source], arrived.seq
-            if seq is not None and seq > source.queued_top:
-                source.queued_top, source.queued_floor = seq, max(t, source.queued_floor)
-                t = source.queued_floor
-            order.append((t, arrived.source, -1 if seq is None else seq, number, arrived))
-        order.sort()
-        return order
+        numbered.sort(key=lambda pair: -1 if pair[1].seq is None else pair[1].seq)
+        return sorted(self._placed(arrived, number) for number, arrived in numbered)
 
     def older(self, age: float, at: float) -> int:
         """How many of the order to tell, so that at the time `at` nothing of this age waits."""

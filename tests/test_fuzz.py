@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from otel_voice import events as e
 from otel_voice.adapters.allow import ALLOW_LIST
+from otel_voice.mapped import made_spans
 from otel_voice.otlp import Encoder
-from otel_voice.sessions import made_spans
 from otel_voice.store import Reader
 from tests.facts import everything, frames
 from tests.running import START_S, App, mark, running

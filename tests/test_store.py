@@ -17,6 +17,7 @@ import pytest
 from otel_voice.store import (
     FILE,
     Append,
+    Counted,
     Damaged,
     Flush,
     Locked,
@@ -65,8 +66,12 @@ def row(session: int, made: int = 0, due: float | None = 5.0, started_at: float 
     return SessionRow(session, f"session-{session}", made, due, started_at, "open", b"{}")
 
 
-def flushing(store: Store, *rows: SessionRow, spans: tuple[bytes, ...] = (), flushed: int) -> asyncio.Future[int]:
-    return store.flush(Flush(rows, [(rows[0].no, body) for body in spans], flushed))
+def flushing(
+    store: Store, *rows: SessionRow, spans: tuple[bytes, ...] = (), flushed: int, events: int = 0
+) -> asyncio.Future[int]:
+    """With what the rows count, when it is said."""
+    counted = [Counted(row.no, events, row.due is None) for row in rows if events]
+    return store.flush(Flush(rows, [(rows[0].no, body) for body in spans], flushed, counted=counted))
 
 
 def bodies(reader: Reader, session: int) -> list[bytes]:
@@ -316,12 +321,12 @@ async def test_events_are_open_until_their_session_is_over_and_then_mapped(store
     for n, count in enumerate((3, 2)):
         await store.append(Append(1, "session-1", True, 1.0, b"x", count), lambda _: None, lambda: None)
         assert events() == ((3, 0, 3, 0), (5, 0, 5, 0))[n]
-    await flushing(store, row(1)._replace(events=3), flushed=1)
+    await flushing(store, row(1), flushed=1, events=3)
     assert events() == (5, 0, 5, 0)
-    await flushing(store, row(1, due=None)._replace(events=5), flushed=2)
+    await flushing(store, row(1, due=None), flushed=2, events=5)
     assert events() == (5, 5, 0, 0)
     await store.append(Append(1, "session-1", False, 1.0, b"late", 1), lambda _: None, lambda: None)
-    await flushing(store, row(1)._replace(events=6), flushed=3)
+    await flushing(store, row(1), flushed=3, events=6)
     assert events() == (6, 5, 1, 0)
     await store.erase(1)
     assert events() == (6, 5, 0, 1)
@@ -447,7 +452,7 @@ async def test_a_session_that_has_gone_on_is_not_let_go_of(store: Store) -> None
 
 async def test_letting_go_of_delivered_sessions_leaves_the_ledger_as_it_is(store: Store) -> None:
     await store.append(Append(1, "session-1", True, 1.0, b"x", 4), lambda _: None, lambda: None)
-    await flushing(store, row(1, due=None)._replace(events=4), spans=(b"a",), flushed=1)
+    await flushing(store, row(1, due=None), spans=(b"a",), flushed=1, events=4)
     await store.retire(1, True)
     assert bodies(store.reader, 1) == [b"x"]
     await store.delivered([each.id for each in store.reader.pending(10, 2**40)])

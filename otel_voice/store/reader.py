@@ -161,7 +161,7 @@ def _ledger(counted: dict[str, int], open_: int, pending: int, dead: int) -> Led
     return Ledger(**said, open=open_, pending=pending, dead=dead)
 
 
-_SESSION = "SELECT no, id, made, due, started_at, status, coalesce(summary, x''), events FROM sessions"
+_SESSION = "SELECT no, id, made, due, started_at, status, coalesce(summary, x'') FROM sessions"
 
 # The session's last row is among those that its own row does not know of yet, or it is the one that this names.
 _LOG_UP_TO = """

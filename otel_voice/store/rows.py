@@ -19,7 +19,7 @@ class Locked(Exception):
 
 
 class SessionRow(NamedTuple):
-    """What a session's row says of it; times are milliseconds, `events` those that were accepted."""
+    """What a session's row says of it; times are milliseconds."""
 
     no: int
     id: str
@@ -28,7 +28,6 @@ class SessionRow(NamedTuple):
     started_at: float
     status: str
     summary: bytes
-    events: int = 0
 
 
 class LogRow(NamedTuple):

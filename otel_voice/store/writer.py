@@ -193,9 +193,8 @@ class Store:
         """Anew where it may have become less, or enough has come for it to matter."""
         self._unmeasured += sum([job.size for job in jobs])
         if self._unmeasured >= MEASURED_BYTES or not all(isinstance(job.work, Append) for job in jobs):
-            with contextlib.suppress(
-                sqlite3.Error
-            ):  # it is stored; what is wrong with the file shows at the next commit
+            # It is stored; what is wrong with the file shows at the next commit.
+            with contextlib.suppress(sqlite3.Error):
                 self.used_bytes, self._unmeasured = _used(self._writer), 0
                 self._wipe_log()
 
@@ -291,8 +290,8 @@ class Store:
 
     def _flush(self, db: sqlite3.Connection, flush: Flush) -> int:
         rows = [
-            (no, self._head(db, no), made, due, started_at, status, summary, events)
-            for no, _, made, due, started_at, status, summary, events in flush.rows
+            (no, self._head(db, no), made, due, started_at, status, summary)
+            for no, _, made, due, started_at, status, summary in flush.rows
         ]
         _rows(db, _UPDATE, rows)
         _rows(db, "INSERT INTO outbox (session, body) VALUES {}", flush.spans)
@@ -418,11 +417,9 @@ def _used(db: sqlite3.Connection) -> int:
 
 _UPDATE = """
 UPDATE sessions SET head = column2, made = column3, due = column4, started_at = column5, status = column6,
-  summary = column7, events = column8
+  summary = column7
 FROM (VALUES {}) WHERE no = column1
 """
-
-
 _COUNT = "UPDATE sessions SET events = column2 FROM (VALUES {}) WHERE no = column1"
 
 

@@ -1,0 +1,98 @@
+"""A session that is open: in memory, a cache of its log, with what the store knows of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import ParamSpec
+
+from otel_voice import events as e
+from otel_voice import spans
+from otel_voice.session import Session
+from otel_voice.store import SessionRow
+from otel_voice.summary import Summary
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+
+
+class Open:
+    """A session in memory, with what the store knows of it."""
+
+    __slots__ = (
+        *("broken", "bytes", "erased", "events", "in_flight", "leaving", "made", "made_before", "new", "no"),
+        *("inbox", "over_since", "row", "session", "unsaved", "wakes"),
+    )
+
+    def __init__(self, no: int, session: Session, new: bool, made: int = 0) -> None:
+        self.no, self.session, self.new, self.made = no, session, new, made
+        # A replay makes again what is in the outbox already.
+        self.made_before = made
+        # Logged, and not applied yet: time or somebody who looks will.
+        self.inbox: list[tuple[e.Record, float, Sequence[e.WireEvent] | None]] = []
+        # Encoded, and not in the store yet.
+        self.unsaved: list[bytes] = []
+        self.events = self.bytes = 0
+        self.in_flight = 0
+        # When time comes by, the next one last; an earlier one is put on top, so there are few.
+        self.wakes: list[float] = []
+        self.over_since: float | None = None
+        # On its way out, and out.
+        self.leaving = self.erased = False
+        self.broken = False
+        self.row: SessionRow | None = None
+
+    def attempt(self, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """A step of the mapping. One session that cannot be mapped must not stop the others: its log is kept and can
+        be mapped by a later version."""
+        if self.broken:
+            return
+        try:
+            step(*args, **kwargs)
+        except Exception:
+            self.broken = True
+            log.exception("session %s cannot be mapped; its events are kept", self.session.id)
+
+    def finished(self) -> list[spans.Span]:
+        """The session's new spans: the mapping gives the same ones in the same order, those made before first."""
+        taken = self.session.take()
+        known = min(len(taken), self.made_before)
+        self.made_before -= known
+        return taken[known:]
+
+    def summary(self, so_far: bool = False) -> Summary:
+        """With what still waits to be told, it costs a copy of the session."""
+        return self.session.so_far()[1] if so_far and self.session.waiting else self.session.summary()
+
+    def summarized(self, so_far: bool = False) -> SessionRow:
+        """What the store is to know of it."""
+        self.attempt(self._summarize, so_far)
+        row = self.row or SessionRow(self.no, self.session.id, self.made, None, 0.0, "open", b"{}")
+        if self.broken:
+            # Due at once, so that the next start, with a version that may be mended, tries again.
+            row = row._replace(status="broken", due=0.0)
+        return row._replace(made=self.made)
+
+    @property
+    def is_over(self) -> bool:
+        """By its row."""
+        return self.row is not None and self.row.due is None and not self.broken
+
+    def _summarize(self, so_far: bool) -> None:
+        summary, rests_until = self.summary(so_far), self.session.rests_until
+        self.row = SessionRow(
+            no=self.no,
+            id=self.session.id,
+            made=self.made,
+            due=None if rests_until == math.inf else rests_until,
+            started_at=summary.started_at,
+            status=summary.status,
+            summary=e.encode(summary),
+        )
+
+    def catch_up(self) -> None:
+        """Applies what was logged, in the log's order."""
+        inbox, self.inbox = self.inbox, []
+        for record, at, decoded in inbox:
+            self.session.apply(record, at, decoded)
