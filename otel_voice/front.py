@@ -1,4 +1,4 @@
-"""The one route that every event takes, as plain ASGI: Starlette's layers cost more than an event does.
+"""The one route that every event takes, as plain ASGI: Starlette's layers are a third of what a bare route costs.
 
 It does what they do on the other routes: the host and the origin are looked at, an answer says the server's time and
 which pages may read it, and exceptions become answers by the same table.

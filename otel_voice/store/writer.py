@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 # A commit takes what came meanwhile.
 GROUP = 1_000
-# A commit costs as much as a dozen records, so under load it waits for some.
+# A commit costs as much as thirty records, so under load it waits for some.
 PACE_S = 0.001
 # So many at a time; few sizes, for a statement is prepared once.
 ROWS = (64, 8, 1)
-# To ask how much is in use takes as long as a record.
+# To ask how much is in use takes as long as two records.
 MEASURED_BYTES = 2**18
 # Spans of no session: a process's own, by its span processor.
 NO_SESSION = 0
@@ -277,7 +277,7 @@ class Store:
         return head
 
     def session(self, id_: str) -> SessionRow | None:
-        """Some pages of an index, on the loop: a thread would take a hundred times as long to answer. Raises
+        """Some pages of an index, on the loop: by way of a thread it takes fifteen times as long. Raises
         Unavailable."""
         return self._index.session(id_)
 
