@@ -29,6 +29,13 @@ def test_the_order_that_is_kept_is_the_one_that_is_made_anew(given: list[tuple[s
         assert came(waiting.order) == came(waiting._in_order())
 
 
+def test_a_source_whose_clock_jumps_back_keeps_its_order_and_waits_for_nobody_else() -> None:
+    waiting = Waiting({"a": Source(), "b": Source()})
+    for name, seq, t in (("a", 0, 10.0), ("b", 0, 7.0), ("a", 2, 11.0), ("a", 1, 5.0)):
+        waiting.add(Arrived(name, seq, t, 0.0, e.Mark(name="m")))
+    assert [(t, told.key) for t, told in came(waiting.order)] == [(7, "b:0"), (10, "a:0"), (10, "a:1"), (11, "a:2")]
+
+
 @given(st.lists(st.integers(0, 30)))
 def test_numbers_know_what_they_saw(seen: list[int]) -> None:
     numbers = Numbers()
