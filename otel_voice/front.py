@@ -31,6 +31,12 @@ def session_in(scope: Scope) -> str | None:
     return None if "/" in session_id else session_id or None
 
 
+def response_to(error: Exception, request: Request, exceptions: Table) -> Response:
+    """By the table's entry for its kind or the nearest above it."""
+    kind = next(kind for kind in type(error).__mro__ if kind in exceptions)
+    return exceptions[kind](request, error)
+
+
 class Front:
     def __init__(self, receiver: Receiver, origins: Origins, clock: Callable[[], float], exceptions: Table) -> None:
         self._receiver, self._origins, self._clock, self._exceptions = receiver, origins, clock, exceptions
@@ -42,8 +48,7 @@ class Front:
         try:
             response = await self._answer(session_id, headers, receive)
         except self._expected as error:
-            kind = next(kind for kind in type(error).__mro__ if kind in self._exceptions)
-            response = self._exceptions[kind](Request(scope), error)
+            response = response_to(error, Request(scope), self._exceptions)
         if response is None:
             await send({"type": "http.response.start", "status": 204, "headers": added})
             await send({"type": "http.response.body", "body": b""})

@@ -19,14 +19,16 @@ import httpx
 import jwt
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.routing import Mount
 
-from otel_voice.app import create_app
-from otel_voice.edge import BODY_BYTES, INFLATED_BYTES
+from otel_voice.app import EXCEPTIONS, create_app
+from otel_voice.edge import BODY_BYTES, INFLATED_BYTES, Rejected
 from otel_voice.events import MAX_EVENTS
+from otel_voice.front import response_to
 from otel_voice.settings import Settings
 from otel_voice.spans import root_id, trace_id
-from otel_voice.store import FILE
+from otel_voice.store import FILE, Damaged, Unavailable
 from otel_voice.tokens import Tokens
 from tests.real import Receiver
 from tests.running import API_KEY, SESSION, START_S, TOKEN_KEY, App, mark, running, until, zipped
@@ -273,6 +275,11 @@ async def test_the_events_route_says_to_a_page_what_every_other_route_says(keyed
     assert (posted.status_code, other.status_code) == (401, 401)
     names = ("access-control-allow-origin", "access-control-expose-headers", "vary")
     assert [posted.headers.get(name) for name in names] == [other.headers.get(name) for name in names]
+
+
+@pytest.mark.parametrize("error", [Unavailable("full"), Damaged("no database"), Rejected(503, "too much")])
+async def test_the_events_route_answers_an_error_by_its_kind_or_the_nearest_above(error: Exception) -> None:
+    assert response_to(error, Request({"type": "http"}), EXCEPTIONS).status_code == 503
 
 
 async def test_an_application_in_another_one_takes_events_there(tmp_path: Path) -> None:

@@ -259,6 +259,14 @@ def test_what_was_said_to_be_stored_is_there_after_a_kill(tmp_path: Path) -> Non
 # The outbox
 
 
+async def test_what_lies_between_two_that_were_delivered_is_still_pending(store: Store) -> None:
+    await appending(store, 1, b"x")
+    await flushing(store, row(1), spans=(b"a", b"b", b"c"), flushed=1)
+    a, _, c = store.reader.pending(10, 2**40)
+    await store.delivered([a.id, c.id])
+    assert [left.body for left in store.reader.pending(10, 2**40)] == [b"b"]
+
+
 async def test_the_ledger_adds_up_at_every_step(store: Store) -> None:
     await appending(store, 1, b"x")
     await appending(store, 2, b"x")
