@@ -12,12 +12,14 @@ from itertools import islice
 from typing import Any
 
 from otel_voice import events as e
-from otel_voice.turns import Happening, History, Response, Speech, Tool, Turn, end_speech, response_of
+from otel_voice.turns import ENERGY, Happening, History, Response, Speech, Tool, Turn, end_speech, response_of
 
 SETTLE_MS = 2_000.0
 QUIET_MS = 30_000.0
 # Speech recognition may lag behind the conversation by a few turns.
 WORDS_MS = 10_000.0
+# Sounds that may yet turn out to be what the user said.
+OVERHEARD = 32
 # Nobody begins more turns than this within the settle time, so what is heard is one of the last.
 LATEST = 16
 
@@ -26,8 +28,20 @@ class Conversation:
     """Folds facts; `take()` hands out what became final, in order: Turn, Tool, Happening (of no turn), History."""
 
     __slots__ = (
-        *("_out", "_superseded", "at", "closed", "closed_tools", "current", "facts", "false_starts", "last"),
-        *("last_closed", "latest", "number", "open", "over", "response_turns", "starts_turns", "tools"),
+        *("_out", "_superseded", "at", "closed", "closed_tools", "current", "facts", "false_starts"),
+        *(
+            "is_listened_to",
+            "last",
+            "last_closed",
+            "latest",
+            "number",
+            "open",
+            "over",
+            "overheard",
+            "response_turns",
+            "starts_turns",
+            "tools",
+        ),
     )
 
     def __init__(self) -> None:
@@ -46,6 +60,9 @@ class Conversation:
         self.false_starts = 0
         self.response_turns: dict[str, str] = {}
         self.last: float | None = None
+        # Where a provider listens, sound at the user's end is speech only if it hears words in it.
+        self.is_listened_to = False
+        self.overheard: list[Speech] | None = None
         self.at = 0.0  # the arrival of what is told
         self.facts = e.SessionFacts()
         self._out: list[Turn | Tool | tuple[str | None, Happening] | History] = []
@@ -109,6 +126,9 @@ class Conversation:
 
     def finish(self, turn: Turn) -> None:
         """Makes a turn final, and those of its tools that were answered."""
+        turn.hear(self.overheard or [])
+        if self.overheard and turn.answered is not None:
+            self.overheard = [speech for speech in self.overheard if speech.end is None or speech.end > turn.answered]
         del self.open[turn.id]
         self.closed[turn.id] = None
         self.last_closed = turn.id
@@ -247,29 +267,56 @@ class Conversation:
         if (response := turn.responses.get(fact.response_id or "")) is not None:
             response.said.add(fact.item_id, fact.text, fact.final)
 
+    def _is_overheard(self, fact: e.Bound) -> bool:
+        return self.is_listened_to and fact.measured_by == ENERGY and fact.turn_id is None
+
     def _user_speech_start(self, fact: e.UserSpeechStart, t: float, key: str) -> None:
+        if self._is_overheard(fact):
+            speech = Speech("user", key, t, measured_by=ENERGY)
+            self.overheard = [*(self.overheard or [])[1 - OVERHEARD :], speech]
+            return
         turn = self._turn(fact.turn_id, t, key, _begins_by_user_speech)
         if fact.item_id:
             turn.user.announce(fact.item_id)
         turn.speech.append(Speech("user", key, t, measured_by=fact.measured_by, of=fact.item_id))
 
     def _user_speech_end(self, fact: e.UserSpeechEnd, t: float, key: str) -> None:
+        if self._is_overheard(fact):
+            if self.overheard:
+                self.overheard[-1].end = max(self.overheard[-1].start, t)
+            return
         if (turn := self._ended_turn(fact, t, key)) is None:
             return
         turn.user_ends.append(t)
         end_speech(turn, "user", t, fact.item_id, fact.measured_by)
 
     def _agent_speech_start(self, fact: e.AgentSpeechStart, t: float, key: str) -> None:
-        turn = self._turn(fact.turn_id, t, key, _never)
+        turn = self._speaking(fact, t, key)
         turn.audible = t if turn.audible is None else min(turn.audible, t)
         turn.speech.append(Speech("agent", key, t, measured_by=fact.measured_by, of=fact.response_id))
 
     def _agent_speech_end(self, fact: e.AgentSpeechEnd, t: float, key: str) -> None:
-        if (turn := self._ended_turn(fact, t, key)) is None:
+        turn = self._still_speaking() if fact.turn_id is None else None
+        if turn is not None:
+            turn.end = max(turn.end, t)
+        elif (turn := self._ended_turn(fact, t, key)) is None:
             return
         speech = end_speech(turn, "agent", t, fact.response_id, fact.measured_by)
         if speech is not None and fact.heard_ms is not None:
             speech.heard_ms = fact.heard_ms
+
+    def _speaking(self, fact: e.AgentSpeechStart, t: float, key: str) -> Turn:
+        """The turn whose answer is heard: who interrupts it has begun another."""
+        turn = self._last_heard() if fact.turn_id is None else None
+        if turn is None:
+            return self._turn(fact.turn_id, t, key, _never)
+        turn.end = max(turn.end, t)
+        return turn
+
+    def _still_speaking(self) -> Turn | None:
+        latest = islice(reversed(self.open.values()), LATEST)
+        spoken = ((turn, speech) for turn in latest for speech in turn.speech)
+        return next((turn for turn, speech in spoken if speech.who == "agent" and speech.end is None), None)
 
     def _response_start(self, fact: e.ResponseStart, t: float, key: str) -> None:
         turn = self._turn(fact.turn_id, t, key, lambda turn: turn.done)
@@ -393,6 +440,7 @@ _FOLDS: dict[type, Callable[[Conversation, Any, float, str], None]] = {
     e.Mark: Conversation._at_the_time,
     e.SessionFacts: Conversation._session_facts,
     e.HistoryItem: Conversation._history,
+    e.SessionStart: Conversation._nothing,
     e.SessionEnd: Conversation._nothing,
 }
 

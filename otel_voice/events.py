@@ -5,6 +5,7 @@ Times are milliseconds since the epoch by the sender's clock. `seq` numbers a so
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -30,6 +31,9 @@ Duration = Annotated[float, Meta(ge=0, le=86_400_000)]
 Attributes = Annotated[
     dict[Name, Annotated[str, Meta(max_length=4_096)] | bool | int | float | None], Meta(max_length=128)
 ]
+
+# What these begin with is written by the mapping or read by a backend.
+RESERVED = ("langfuse.", "gen_ai.", "voice.", "session.", "user.", "otel.")
 
 Role = Literal["user", "agent", "assistant"]
 EndReason = Literal["completed", "interrupted", "session_closed"]
@@ -177,6 +181,12 @@ class Mark(Event, tag="mark"):
     turn_id: Name | None = None
 
 
+class SessionStart(Event, tag="session_start"):
+    """A page begins: which session its tab had before and did not end, as at a reload."""
+
+    previous_session_id: Annotated[str, Meta(max_length=128)] | None = None
+
+
 class SessionEnd(Event, tag="session_end"):
     reason: Name = "user_hangup"
     last_seq: LastSeq | None = None
@@ -198,6 +208,7 @@ WireEvent = (
     | Interrupted
     | Error
     | Mark
+    | SessionStart
     | SessionEnd
 )
 
@@ -345,6 +356,13 @@ def decode_envelope(body: bytes) -> Envelope:
     if len(envelope.events) > MAX_EVENTS:
         raise TooMany(f"events: at most {MAX_EVENTS} in a batch, got {len(envelope.events)}")
     return envelope
+
+
+def check_names(attributes: Mapping[str, object], field: str) -> None:
+    """Raises Refused for a reserved name. The log may hold one from before they were refused."""
+    for name in attributes:
+        if name.startswith(RESERVED):
+            raise Refused(f"{field}: the name {name!r} is reserved, as all that begin with {', '.join(RESERVED)}")
 
 
 def decode_event(raw: Raw | bytes) -> WireEvent:

@@ -82,8 +82,7 @@ def _span(span: Span) -> bytes:
             fields.append(_repeated(key, value) if len(value) <= _REPEATED else _string(key, value))
         else:
             fields.append(_attribute(key, _any_value(value)))
-    if span.link:
-        fields.append(_field(b"\x6a", _link(span.link)))
+    fields += [_field(b"\x6a", _link(traceparent)) for traceparent in span.links]
     status = _text(b"\x12", span.status_message)
     fields += (_field(b"\x7a", status + _ERROR if span.status == "ERROR" else status), _SAMPLED)
     return b"".join(fields)

@@ -208,6 +208,9 @@ class Session:
             self._emit()
         if isinstance(event, e.SessionEnd):
             self._see_end(event, t, arrived)
+        elif isinstance(event, e.SessionStart) and event.previous_session_id is not None:
+            # What the app said goes before what a page says.
+            self.trace.common.setdefault(s.PREVIOUS_SESSION_ID, event.previous_session_id)
         if not isinstance(event, e.ProviderMessage):
             self.conversation.fold(event, t, arrived.key)
             return
@@ -215,6 +218,7 @@ class Session:
         if (adapter := self.adapters.get(adapter_key)) is None:
             adapter = self.adapters[adapter_key] = ADAPTERS[event.provider]()
             self.trace.provider = self.trace.provider or PROVIDERS[event.provider]
+        self.conversation.is_listened_to = True
         event.ts = t
         for n, fact in enumerate(adapter.feed(event, arrived.key)):
             # An adapter may know that something began before the message that tells of it.
@@ -402,8 +406,16 @@ class Session:
             **usage.attributes_of(summary.tokens),
         }
         root = self.trace.span("session", "", s.SESSION, self.start, self.end, attributes)
-        root.link = self.new.traceparent or ""
+        root.links = self._links()
         return root
+
+    def _links(self) -> list[str]:
+        """The request that asked for the session, and the session that the page had before."""
+        links = [self.new.traceparent] if self.new.traceparent else []
+        if isinstance(previous := self.trace.common.get(s.PREVIOUS_SESSION_ID), str):
+            trace_id = spans.trace_id(previous)
+            links.append(spans.traceparent(trace_id, spans.root_id(trace_id)))
+        return links
 
     def summary(self) -> Summary:
         """The session as far as its events have been told."""

@@ -31,7 +31,7 @@ class Span(Struct):
     attributes: dict[str, Value] = {}
     status: Literal["UNSET", "ERROR"] = "UNSET"
     status_message: str = ""
-    link: str = ""
+    links: list[str] = []  # traceparents
     open: bool = False
 
 

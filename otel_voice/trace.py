@@ -187,11 +187,10 @@ class Trace:
     def _speech(self, turn: Turn, speech: Speech) -> Span:
         kind: Kind = s.USER_SPEECH if speech.who == "user" else s.AGENT_SPEECH
         end = speech.end if speech.end is not None else speech.start
-        heard = speech.heard_ms / 1000 if speech.heard_ms is not None else (end - speech.start) / 1000
         attributes: dict[str, Value | None] = {
             s.OBSERVATION_TYPE: "span",
             s.MEASURED_BY: speech.measured_by,
-            s.HEARD: heard if kind == "agent_speech" else None,
+            s.HEARD: speech.heard / 1000 if kind == "agent_speech" else None,
         }
         return self.span(kind, speech.key, kind, speech.start, end, attributes, self.turn_id(turn.id))
 

@@ -8,6 +8,10 @@ from msgspec import UNSET, Struct, field
 
 from otel_voice import events as e
 
+# How bounds were measured that say that there was sound, but not that it was speech.
+ENERGY = "energy"
+PAUSE_MS = 1_500.0
+
 
 class Item(Struct):
     """What was said in one go, final or in chunks."""
@@ -84,6 +88,13 @@ class Speech(Struct):
     measured_by: str | None = None
     of: str | None = None  # the item or response that was spoken
     heard_ms: float | None = None
+
+    @property
+    def heard(self) -> float:
+        """For how many ms, once it is over."""
+        if self.heard_ms is not None:
+            return self.heard_ms
+        return (self.start if self.end is None else self.end) - self.start
 
 
 class Response(Struct):
@@ -178,6 +189,19 @@ class Turn(Struct):
         ends = [end for end in self.user_ends if end <= answered]
         return (answered - max(ends)) / 1000 if ends else None
 
+    def hear(self, overheard: list[Speech]) -> None:
+        """The turn is over: what was only overheard is its user's speech where the user's words came and nobody told
+        when they were spoken. Of what was measured in two ways, energy is the worse."""
+        if self.user.has_text and not self.user_ends and self.answered is not None:
+            self.speech += _last_heard(overheard, before=self.answered)
+            self.user_ends += [speech.end for speech in self.speech if speech.who == "user" and speech.end is not None]
+        for who in ("user", "agent"):
+            if any(speech.who == who and speech.measured_by != ENERGY for speech in self.speech):
+                self.speech = [each for each in self.speech if each.who != who or each.measured_by != ENERGY]
+        if self.interrupted_by is not None and self.heard_ms is None:
+            heard = [speech.heard for speech in self.speech if speech.who == "agent" and speech.end is not None]
+            self.heard_ms = sum(heard) if heard else None
+
     @property
     def agent_has_acted(self) -> bool:
         return bool(self.answered is not None or self.agent.has_text or self.tools or self.responses)
@@ -199,9 +223,20 @@ class History(Struct):
     text: str
 
 
+def _last_heard(overheard: list[Speech], before: float) -> list[Speech]:
+    """What was heard last before the answer, with no longer pauses in it than somebody makes who speaks."""
+    heard = list[Speech]()
+    for speech in reversed([each for each in overheard if each.end is not None and each.end <= before]):
+        if heard and heard[0].start - (speech.end or 0.0) > PAUSE_MS:
+            break
+        heard.insert(0, speech)
+    return heard
+
+
 def end_speech(turn: Turn, who: str, t: float, id_: str | None, measured_by: str | None) -> Speech | None:
     for speech in turn.speech:
-        if speech.who == who and speech.end is None and (id_ is None or speech.of in (None, id_)):
+        alike = measured_by is None or speech.measured_by in (None, measured_by)
+        if speech.who == who and speech.end is None and alike and (id_ is None or speech.of in (None, id_)):
             speech.end = max(speech.start, t)
             speech.measured_by = measured_by or speech.measured_by
             return speech

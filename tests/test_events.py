@@ -28,6 +28,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "interrupted": {},
     "error": {"message": "m"},
     "mark": {"name": "n"},
+    "session_start": {},
     "session_end": {},
 }
 TYPES = {str(type_.__struct_config__.tag): type_ for type_ in e.WireEvent.__args__}

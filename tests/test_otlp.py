@@ -70,14 +70,14 @@ def official(span: Span) -> ExportTraceServiceRequest:
     def context(span_id: str) -> SpanContext:
         return SpanContext(int(span.trace_id, 16), int(span_id, 16), False, TraceFlags(1))
 
-    link = span.link.split("-")
+    links = [traceparent.split("-") for traceparent in span.links]
     readable = ReadableSpan(
         name=span.name,
         context=context(span.span_id),
         parent=context(span.parent_span_id) if span.parent_span_id else None,
         resource=Resource(RESOURCE),
         attributes={key: tuple(value) if isinstance(value, list) else value for key, value in span.attributes.items()},
-        links=[Link(SpanContext(int(link[1], 16), int(link[2], 16), True))] if span.link else [],
+        links=[Link(SpanContext(int(link[1], 16), int(link[2], 16), True)) for link in links],
         kind=SpanKind[span.kind],
         status=Status(StatusCode[span.status], span.status_message or None),
         start_time=span.start_time_unix_nano,
@@ -113,10 +113,10 @@ def test_a_span_is_what_the_official_encoder_makes_of_it(record: Span) -> None:
 
 
 def test_a_caller_is_linked_as_the_official_encoder_links() -> None:
-    record = span(link=f"00-{TRACE}-{PARENT}-01")
+    record = span(links=[f"00-{TRACE}-{PARENT}-01", f"00-{PARENT}{PARENT}-{PARENT}-01"])
     (found,), (expected,) = decoded(ENCODER.request(record)), decoded(official(record).SerializeToString())
-    (link,), (expected_link,) = found.links, expected.links
-    assert (link.trace_id, link.span_id) == (expected_link.trace_id, expected_link.span_id)
+    links = [[(link.trace_id, link.span_id) for link in each.links] for each in (found, expected)]
+    assert links[0] == links[1] and len(links[0]) == 2
 
 
 @pytest.mark.parametrize(

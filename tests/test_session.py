@@ -13,10 +13,11 @@ from msgspec import Raw
 
 from otel_voice import events as e
 from otel_voice.session import Session
-from otel_voice.spans import Span, root_id, session_id, span_id, trace_id
+from otel_voice.spans import Span, root_id, session_id, span_id, trace_id, traceparent
 from otel_voice.summary import Summary
 
 SESSION = "6f1c2b3a-0000-4000-8000-0000000000aa"
+PREVIOUS = "6f1c2b3a-0000-4000-8000-0000000000bb"
 T0 = 1_790_000_000_000.0
 Line = dict[str, Any]
 
@@ -482,7 +483,22 @@ def test_without_numbers_and_times_the_arrival_counts() -> None:
 def test_a_callers_traceparent_is_linked() -> None:
     caller = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     root = named(run(*SEED, new=e.NewSession(traceparent=caller))[0], "voice_session")
-    assert (root.link, root.attributes["voice.caller.traceparent"]) == (caller, caller)
+    assert (root.links, root.attributes["voice.caller.traceparent"]) == ([caller], caller)
+
+
+def test_a_page_that_was_loaded_again_is_linked_to_the_session_it_had() -> None:
+    caller = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    start = event("session_start", 0, previous_session_id=PREVIOUS)
+    spans, _ = run(start, *SEED, new=e.NewSession(traceparent=caller))
+    trace_id = PREVIOUS.replace("-", "")
+    assert named(spans, "voice_session").links == [caller, traceparent(trace_id, root_id(trace_id))]
+    assert {span.attributes["session.previous_id"] for span in spans} == {PREVIOUS}
+
+
+def test_what_the_app_says_of_the_session_before_goes_before_what_a_page_says() -> None:
+    start = event("session_start", 0, previous_session_id=PREVIOUS)
+    spans, _ = run(start, *SEED, new=e.NewSession(previous_session_id="mine"))
+    assert named(spans, "voice_session").attributes["session.previous_id"] == "mine"
 
 
 def test_content_can_be_left_out() -> None:
