@@ -13,13 +13,14 @@ from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_voice import __version__
+from otel_voice.client_files import ClientFiles
+from otel_voice.content import content
 from otel_voice.edge import JSON, Gate, Load, Rejected, rejection
 from otel_voice.exporter import Exporter, client
 from otel_voice.front import Front, Table, session_in
@@ -42,6 +43,14 @@ DRAIN_S = 5.0
 
 class App(Starlette):
     front: Front | None = None
+
+    def __init__(self, origins: Origins, clock: Callable[[], float], **starlette: Any) -> None:
+        super().__init__(**starlette)
+        self._origins, self._clock = origins, clock
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Around all of Starlette: its answer to a defect of ours is an answer too."""
+        return HostCheck(super().build_middleware_stack(), self._origins, self._clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.front is not None and (session_id := session_in(scope)) is not None:
@@ -83,9 +92,11 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
             delivered = not settings.export_nothing
             retention = Retention(store, sessions, clock, settings.retention_days, delivered)
             stack.push_async_callback(_stop, _background(app, retention.run()))
-            tokens = Tokens((settings.token_key or "").encode() or load_key(settings.data_dir))
+            keys = [key.encode() for key in settings.token_keys] or [load_key(settings.data_dir)]
+            tokens = Tokens(*keys)
             gate = Gate(settings, tokens, clock)
-            receiver = Receiver(sessions, store, tokens, gate, app.state.load, clock)
+            treated = content(settings.capture)
+            receiver = Receiver(sessions, store, tokens, gate, app.state.load, clock, treated)
             app.front = Front(receiver, origins, clock, EXCEPTIONS)
             stack.push_async_callback(_stop, _background(app, app.state.load.watch()))
             app.router.routes += receiver.routes()
@@ -94,9 +105,11 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
             yield
 
     app = App(
-        routes=[Route("/healthz", _ok), Route("/readyz", _ready)],
+        origins,
+        clock,
+        routes=[Route("/healthz", _ok), Route("/readyz", _ready), ClientFiles().route()],
         lifespan=lifespan,
-        middleware=[Middleware(HostCheck, origins=origins, clock=clock), origins.middleware()],
+        middleware=[origins.middleware()],
         exception_handlers=dict(EXCEPTIONS),
     )
     app.state.failed, app.state.load = False, Load()

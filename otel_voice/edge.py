@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import zlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from typing import Any, cast
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope
+from throttled import RateLimiterType, Throttled, rate_limiter, store
 
 from otel_voice import spans
 from otel_voice.settings import Settings
@@ -19,9 +23,17 @@ from otel_voice.tokens import Invalid, Tokens
 
 # Names are in lower case.
 Headers = Mapping[bytes, bytes]
+# Host and port, as the server or the proxy before it names them.
+Address = tuple[str, int] | None
 
 TIME_HEADER = "x-otel-voice-time"
 _TIME_HEADER = TIME_HEADER.encode()
+# What a browser must not do with an answer, whoever made it ask.
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 # A page's batch is a few kB; a day's leftovers of one page still fit.
 BODY_BYTES = 2**20
 INFLATED_BYTES = 2 * 2**20
@@ -33,6 +45,16 @@ IN_HAND_BYTES = 128 * 2**20
 # half a second, and is told to come again instead.
 UNDER_WAY = 256
 UNDER_WAY_BYTES = 4 * 2**20
+# Requests a minute, and at once after a quiet minute. A page posts once a second at most; a client written by hand, an
+# event a request, has some hundred for the longest calls.
+SESSION_REQUESTS = 600
+# An office's pages share an address.
+ADDRESS_REQUESTS = 6_000
+# As many sessions as are held in memory, and as many addresses. On top of them the one not seen for the longest starts
+# anew.
+LIMITED = 20_000
+# The longest address; what a proxy takes over from a header may be longer.
+_ADDRESS_CHARS = 64
 
 
 class Rejected(Exception):
@@ -132,6 +154,55 @@ class InHand:
         if self._read:
             self.load.under_way -= 1
             self.load.under_way_bytes -= self._bytes
+
+
+class Limits:
+    """How often a page may call, by its session and by its address."""
+
+    def __init__(self) -> None:
+        self._session, self._address = _limiter(SESSION_REQUESTS), _limiter(ADDRESS_REQUESTS)
+
+    def session(self, session_id: str) -> None:
+        """Only for whoever has its token, or a stranger would use it up. Raises Rejected: 429."""
+        result = self._session.limit(session_id)
+        if result.limited:
+            said = f"this session has sent more than {SESSION_REQUESTS} requests in a minute; send it again"
+            raise Rejected(429, said, _seconds(result))
+
+    def address(self, client: Address) -> None:
+        """Raises Rejected: 429, early, before anything is read."""
+        if client is None or (key := limited_as(client[0][:_ADDRESS_CHARS])) is None:
+            return
+        result = self._address.limit(key)
+        if result.limited:
+            said = f"this address has sent more than {ADDRESS_REQUESTS} requests in a minute; send it again"
+            raise Rejected(429, said, _seconds(result))
+
+
+def _limiter(requests: int) -> rate_limiter.BaseRateLimiter:
+    """By GCRA: a number for each key, and no thread."""
+    kept = store.MemoryStore(options={"MAX_SIZE": LIMITED})
+    quota = rate_limiter.per_min(requests, burst=requests)
+    return Throttled(using=RateLimiterType.GCRA.value, quota=quota, store=kept).limiter
+
+
+def _seconds(result: rate_limiter.RateLimitResult) -> int:
+    return max(1, math.ceil(result.state.retry_after))
+
+
+@lru_cache(4096)
+def limited_as(host: str) -> str | None:
+    """What an address counts as: one of IPv6 as its network, of which a customer has all. None is not limited: behind
+    a proxy on this machine that does not say for whom it asks, loopback is everybody."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host or None
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    if address.is_loopback:
+        return None
+    return address.exploded[:19] if isinstance(address, IPv6Address) else str(address)
 
 
 # Bodies
@@ -238,10 +309,13 @@ class Gate:
     def __init__(self, settings: Settings, tokens: Tokens, clock: Callable[[], float]) -> None:
         self._key, self._tokens, self._clock = settings.api_key, tokens, clock
 
+    def has_key(self, headers: Headers) -> bool:
+        return self._key is not None and hmac.compare_digest(
+            (bearer(headers) or "").encode("latin-1"), self._key.encode()
+        )
+
     def is_app(self, headers: Headers) -> bool:
-        if self._key is None:
-            return True
-        return hmac.compare_digest((bearer(headers) or "").encode("latin-1"), self._key.encode())
+        return self._key is None or self.has_key(headers)
 
     def app_only(self, headers: Headers) -> None:
         """Raises Rejected: 401; 403 for a page, whose token is good but not for this."""

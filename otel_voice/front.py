@@ -1,7 +1,7 @@
 """The one route that every event takes, as plain ASGI: Starlette's layers are a third of what a bare route costs.
 
 It does what they do on the other routes: the host and the origin are looked at, an answer says the server's time and
-which pages may read it, and exceptions become answers by the same table.
+which pages may read it and what a browser must not do with it, and exceptions become answers by the same table.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from otel_voice.edge import JSON, headers_of, time_header
+from otel_voice.edge import JSON, SECURITY_HEADERS, Address, Headers, headers_of, time_header
 from otel_voice.origins import Origins
 from otel_voice.receiver import Receiver, answer
 
 BEFORE, AFTER = "/v1/sessions/", "/events"
+# A beacon may be sent from anywhere, and asks for nobody's leave: `same-origin` would only fill its page's console.
+_SECURITY = (*SECURITY_HEADERS, (b"cross-origin-resource-policy", b"cross-origin"))
 
 Table = Mapping[Any, Callable[[Request, Exception], Response]]
 
@@ -44,9 +46,9 @@ class Front:
 
     async def __call__(self, session_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         time, headers = time_header(self._clock()), headers_of(scope)
-        added = [time, *self._origins.cors(headers)]
+        added = [time, *_SECURITY, *self._origins.cors(headers)]
         try:
-            response = await self._answer(session_id, headers, receive)
+            response = await self._answer(session_id, headers, receive, scope.get("client"))
         except self._expected as error:
             response = response_to(error, Request(scope), self._exceptions)
         if response is None:
@@ -56,7 +58,7 @@ class Front:
             response.raw_headers += added
             await response(scope, receive, send)
 
-    async def _answer(self, session_id: str, headers: Mapping[bytes, bytes], receive: Receive) -> Response | None:
+    async def _answer(self, session_id: str, headers: Headers, receive: Receive, client: Address) -> Response | None:
         if error := self._origins.stranger(headers):
             return JSON({"error": error}, 403)
-        return answer(await self._receiver.take(session_id, headers, receive))
+        return answer(await self._receiver.take(session_id, headers, receive, client))

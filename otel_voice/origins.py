@@ -11,13 +11,18 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from otel_voice.edge import JSON, TIME_HEADER, Headers, headers_of, time_header
+from otel_voice.edge import JSON, SECURITY_HEADERS, TIME_HEADER, Headers, headers_of, time_header
 from otel_voice.settings import LOOPBACK, Settings
 
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 # Longer ones are nobody's, and are not kept.
 REMEMBERED = 512
 EXPOSED = f"{TIME_HEADER}, retry-after"
+# As long as Chromium goes; others stop at their own limit.
+PREFLIGHT_S = 7_200
+# A page whose origin may read asks by CORS, which this does not touch. It keeps what a loopback server tells out of
+# other pages' processes, where it could get as an image or a script.
+_SECURITY = (*SECURITY_HEADERS, (b"cross-origin-resource-policy", b"same-origin"))
 
 
 class Origins:
@@ -71,12 +76,12 @@ class Origins:
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "content-encoding"],
             expose_headers=EXPOSED.split(", "),
-            max_age=600,
+            max_age=PREFLIGHT_S,
         )
 
 
 class HostCheck:
-    """Turns strangers away; every answer gets the server's time."""
+    """Turns strangers away; every answer gets the server's time, and the security headers that it does not set."""
 
     def __init__(self, app: ASGIApp, origins: Origins, clock: Callable[[], float]) -> None:
         self.app, self._origins, self._clock = app, origins, clock
@@ -89,7 +94,9 @@ class HostCheck:
 
         async def timed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), time]
+                said = message.get("headers", [])
+                names = {name for name, _ in said}
+                message["headers"] = [*said, time, *(each for each in _SECURITY if each[0] not in names)]
             await send(message)
 
         if error := self._origins.stranger(headers_of(scope)):

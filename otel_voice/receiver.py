@@ -15,7 +15,20 @@ from starlette.types import Receive
 from otel_voice import bodies, spans
 from otel_voice import events as e
 from otel_voice.adapters import allow
-from otel_voice.edge import JSON, Gate, Headers, Load, Rejected, bearer, body_of, canonical, headers_of
+from otel_voice.content import Content
+from otel_voice.edge import (
+    JSON,
+    Address,
+    Gate,
+    Headers,
+    Limits,
+    Load,
+    Rejected,
+    bearer,
+    body_of,
+    canonical,
+    headers_of,
+)
 from otel_voice.session import MAX_DURATION_MS, PROVISIONAL
 from otel_voice.sessions import Sessions
 from otel_voice.store import Store
@@ -51,11 +64,21 @@ class Verdict(Struct):
 
 
 class Receiver:
+    """`content` says what of an event is stored; without it all is."""
+
     def __init__(
-        self, sessions: Sessions, store: Store, tokens: Tokens, gate: Gate, load: Load, clock: Callable[[], float]
+        self,
+        sessions: Sessions,
+        store: Store,
+        tokens: Tokens,
+        gate: Gate,
+        load: Load,
+        clock: Callable[[], float],
+        content: Content | None = None,
     ) -> None:
         self._sessions, self._store, self._tokens = sessions, store, tokens
-        self._gate, self._load, self._clock = gate, load, clock
+        self._gate, self._load, self._clock, self._content = gate, load, clock, content
+        self._limits = Limits()
 
     def routes(self) -> list[Route]:
         return [
@@ -73,7 +96,7 @@ class Receiver:
             return await self._create(request, await body_of(headers, request.receive, BATCH_TYPES[:1], hand))
 
     async def _create(self, request: Request, body: bytes) -> Response:
-        new = decoded(body or b"{}", e.NewSession)
+        new = _new_session(body)
         session_id = canonical(str(uuid.uuid4()) if new.session_id is None else new.session_id)
         self._admit()
         await self._sessions.create(msgspec.structs.replace(new, session_id=None), session_id)
@@ -90,16 +113,19 @@ class Receiver:
         return JSON(made, 201, {"cache-control": "no-store"})
 
     async def events(self, request: Request) -> Response:
-        verdict = await self.take(request.path_params["id"], headers_of(request.scope), request.receive)
+        scope = request.scope
+        verdict = await self.take(request.path_params["id"], headers_of(scope), request.receive, scope.get("client"))
         return answer(verdict) or Response(status_code=204)
 
-    async def take(self, session_id: str, headers: Headers, receive: Receive) -> Verdict:
+    async def take(self, session_id: str, headers: Headers, receive: Receive, client: Address) -> Verdict:
         """A batch of events. Raises Rejected, Unavailable, Busy or UsedUp, and has taken nothing."""
+        self._limits.address(client)
         if not self._sessions.is_open(session_id):
             session_id = canonical(session_id)
         with self._load.request() as hand:
             body = await body_of(headers, receive, BATCH_TYPES, hand)
             envelope = self._envelope(headers, body, session_id)
+            self._limits.session(session_id)
             self._admit()
             batch, events, rejected = self._sort(envelope, bodies.is_plain(body))
             self._sessions.refused += len(rejected)
@@ -134,7 +160,7 @@ class Receiver:
             try:
                 if not is_plain:
                     bodies.check(raw)
-                kept, event = _taken(raw, offset, latest)
+                kept, event = _taken(raw, offset, latest, self._content)
             except bodies.Refused as refused:
                 rejected.append(RejectedEvent(index, str(refused)))
                 if (seq := e.seq_of(raw)) is not None:
@@ -151,12 +177,16 @@ class Receiver:
     async def end(self, request: Request) -> Response:
         session_id = canonical(request.path_params["id"])
         headers = headers_of(request.scope)
+        if not self._gate.has_key(headers):
+            self._limits.address(request.scope.get("client"))
         with self._load.request() as hand:
             return await self._end(headers, await body_of(headers, request.receive, BATCH_TYPES, hand), session_id)
 
     async def _end(self, headers: Headers, body: bytes, session_id: str) -> Response:
         ending = decoded(body or b"{}", e.EndRequest)
         by_page = self._gate.page_or_app(headers, bearer(headers) or ending.token, session_id)
+        if by_page:
+            self._limits.session(session_id)
         summary = await self._sessions.summary(session_id)
         if summary is None and not by_page:
             raise Rejected(404, f"session {session_id} is not known")
@@ -184,7 +214,16 @@ def _goes_on(summary: Summary, reason: str) -> bool:
     return summary.status == "open" or (summary.status == "closing" and reason not in PROVISIONAL)
 
 
-def _taken(raw: Raw, offset: float, latest: float) -> tuple[Raw, e.WireEvent]:
+def _new_session(body: bytes) -> e.NewSession:
+    new = decoded(body or b"{}", e.NewSession)
+    try:
+        e.check_names(new.metadata or {}, "metadata")
+    except bodies.Refused as refused:
+        raise Rejected(422, str(refused)) from None
+    return new
+
+
+def _taken(raw: Raw, offset: float, latest: float, content: Content | None) -> tuple[Raw, e.WireEvent]:
     """An event as it is logged, and decoded. Raises Refused."""
     event = e.decode_event(raw)
     if event.ts is not None and not e.EARLIEST_MS <= event.ts + offset <= latest:
@@ -196,6 +235,12 @@ def _taken(raw: Raw, offset: float, latest: float) -> tuple[Raw, e.WireEvent]:
         )
     if isinstance(event, e.ProviderMessage):
         event.message = allow.reduce(event.provider, event.dir, event.message) or {}
+        raw = Raw(e.encode(event)) if content is None else raw
+    elif isinstance(event, e.Mark):
+        e.check_names(event.attributes, "attributes")
+    if content is not None:
+        content.treat(event)
+        # Encoded anew, it has no field that nobody knows and nobody has treated.
         raw = Raw(e.encode(event))
     return raw, event
 

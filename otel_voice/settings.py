@@ -6,6 +6,7 @@ import base64
 import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct, field
@@ -18,6 +19,10 @@ LANGFUSE_CLOUD = "https://cloud.langfuse.com"
 # What is delivered is kept so long, as long as there is room.
 RETENTION_DAYS = 30.0
 MAX_STORE_MIB = 1024
+# What is shorter can be guessed from one token.
+TOKEN_KEY_CHARS = 32
+
+Capture = Literal["on", "off", "masked"]
 
 
 class BadSetting(Exception):
@@ -45,7 +50,7 @@ class Settings(Struct, frozen=True):
     api_key: str | None = None
     token_key: str | None = None
     allowed_origins: tuple[str, ...] = ()
-    capture_content: bool = True
+    capture: Capture = "on"
     synchronous: str = "FULL"
     retention_days: float = RETENTION_DAYS
     max_store_mib: int = MAX_STORE_MIB
@@ -58,6 +63,16 @@ class Settings(Struct, frozen=True):
     def loopback(self) -> bool:
         return self.host in LOOPBACK
 
+    @property
+    def capture_content(self) -> bool:
+        """Whether spans carry what was said."""
+        return self.capture != "off"
+
+    @property
+    def token_keys(self) -> tuple[str, ...]:
+        """The first signs; all of them verify."""
+        return _list(self.token_key or "")
+
 
 def read(
     env: Mapping[str, str], host: str | None = None, port: int | None = None, data_dir: str | None = None
@@ -68,9 +83,9 @@ def read(
         port=port if port is not None else _port(env),
         data_dir=Path(data_dir or env.get("OTEL_VOICE_DATA_DIR") or default_data_dir(env)),
         api_key=_secret(env, "OTEL_VOICE_API_KEY", 16),
-        token_key=_secret(env, "OTEL_VOICE_TOKEN_KEY", 32),
+        token_key=_token_keys(env),
         allowed_origins=_origins(env),
-        capture_content=_flag(env, "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", True),
+        capture=_capture(env),
         synchronous=_choice(env, "OTEL_VOICE_SYNCHRONOUS", "FULL", ("FULL", "NORMAL")),
         retention_days=_number(env, "OTEL_VOICE_RETENTION_DAYS", RETENTION_DAYS, 1, 36_500),
         max_store_mib=int(_number(env, "OTEL_VOICE_MAX_STORE_MIB", MAX_STORE_MIB, 16, 2**24)),
@@ -111,8 +126,28 @@ def _secret(env: Mapping[str, str], name: str, least: int) -> str | None:
     return value
 
 
+def _token_keys(env: Mapping[str, str]) -> str | None:
+    value = env.get("OTEL_VOICE_TOKEN_KEY") or None
+    if value is not None and not all(len(key) >= TOKEN_KEY_CHARS for key in _list(value) or ("",)):
+        raise BadSetting(
+            f"OTEL_VOICE_TOKEN_KEY must have at least {TOKEN_KEY_CHARS} characters, and so must each key of a list"
+        )
+    return value
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _capture(env: Mapping[str, str]) -> Capture:
+    """Our own variable says more than the standard's, which counts where ours is not set."""
+    captured = _flag(env, "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", True)
+    default = "on" if captured else "off"
+    return cast("Capture", _choice(env, "OTEL_VOICE_CAPTURE_CONTENT", default, ("on", "off", "masked")))
+
+
 def _origins(env: Mapping[str, str]) -> tuple[str, ...]:
-    origins = tuple(origin.strip() for origin in env.get("OTEL_VOICE_ALLOWED_ORIGINS", "").split(",") if origin.strip())
+    origins = _list(env.get("OTEL_VOICE_ALLOWED_ORIGINS", ""))
     for origin in origins:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":

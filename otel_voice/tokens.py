@@ -40,11 +40,17 @@ def _write_key(path: Path) -> None:
     unfinished.replace(path)
 
 
+def kid_of(key: bytes) -> str:
+    """Names the key without telling it."""
+    return sha256(b"otel_voice token key " + key).hexdigest()[:8]
+
+
 class Tokens:
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        # Names the key without telling it, so that a key can be changed while old tokens are about.
-        self._kid = sha256(b"otel_voice token key " + key).hexdigest()[:8]
+    """`key` signs; tokens of the `older` ones are good until they expire or their key is taken away."""
+
+    def __init__(self, key: bytes, *older: bytes) -> None:
+        self._key, self._kid = key, kid_of(key)
+        self._keys = {kid_of(each): each for each in (key, *older)}
         self._verified: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     def mint(self, session_id: str, expires_at: float) -> str:
@@ -66,8 +72,9 @@ class Tokens:
 
     def _verify(self, token: str) -> tuple[str, float]:
         try:
-            claims = jwt.decode(token, self._key, [ALGORITHM], options={"require": ["sub", "exp"], "verify_exp": False})
+            key = self._keys[jwt.get_unverified_header(token)["kid"]]
+            claims = jwt.decode(token, key, [ALGORITHM], options={"require": ["sub", "exp"], "verify_exp": False})
             return str(claims["sub"]), int(claims["exp"])
         # An app that has the key may sign tokens itself, with claims of any type.
-        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
+        except (jwt.InvalidTokenError, KeyError, ValueError, TypeError, OverflowError):
             raise Invalid("token: it was not made by this receiver") from None

@@ -1,15 +1,32 @@
-"""How much all requests together may hold: said early, and given back at the end of each."""
+"""How much all requests together may hold: said early, and given back at the end of each. How often one may call."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 from starlette.types import Message, Receive
 
-from otel_voice.edge import IN_HAND_BYTES, UNDER_WAY, UNDER_WAY_BYTES, InHand, Load, Rejected, body_of
+from otel_voice.edge import (
+    ADDRESS_REQUESTS,
+    IN_HAND_BYTES,
+    LIMITED,
+    SESSION_REQUESTS,
+    UNDER_WAY,
+    UNDER_WAY_BYTES,
+    InHand,
+    Limits,
+    Load,
+    Rejected,
+    body_of,
+    limited_as,
+)
 
 pytestmark = pytest.mark.anyio
 TEXT = (b"text/plain",)
@@ -95,3 +112,67 @@ async def test_a_body_that_does_not_come_is_408() -> None:
         await body_of(HEADERS, sent(b"x", whole=False), TEXT, hand)
     watching.cancel()
     assert (rejected.value.status, rejected.value.error) == (408, "body: it was not there within 0.05 s")
+
+
+def refused(call: Callable[[], None]) -> Rejected | None:
+    try:
+        call()
+    except Rejected as rejected:
+        return rejected
+    return None
+
+
+def allowed_of(calls: int, call: Callable[[], None]) -> int:
+    return sum(refused(call) is None for _ in range(calls))
+
+
+async def test_a_session_may_call_so_often_at_once_and_then_as_time_gives_it_more() -> None:
+    limits, began = Limits(), time.monotonic()
+    allowed = allowed_of(SESSION_REQUESTS + 100, lambda: limits.session("a"))
+    given_since = (time.monotonic() - began) * SESSION_REQUESTS / 60
+    assert SESSION_REQUESTS <= allowed <= SESSION_REQUESTS + given_since + 1
+    rejected = refused(lambda: limits.session("a"))
+    assert rejected is not None
+    assert (rejected.status, rejected.retry_after) == (429, 1)
+    assert rejected.error.startswith("this session has sent more than 600 requests in a minute")
+    assert refused(lambda: limits.session("b")) is None
+
+
+async def test_an_address_has_a_limit_of_its_own_and_loopback_has_none() -> None:
+    limits = Limits()
+    allowed = allowed_of(ADDRESS_REQUESTS + 1_000, lambda: limits.address(("192.0.2.1", 1)))
+    assert ADDRESS_REQUESTS <= allowed < ADDRESS_REQUESTS + 1_000
+    rejected = refused(lambda: limits.address(("192.0.2.1", 2)))
+    assert rejected is not None
+    assert rejected.error.startswith("this address has sent more than 6000 requests in a minute")
+    for client in (("192.0.2.2", 1), ("127.0.0.1", 1), None):
+        assert refused(partial(limits.address, client)) is None
+    assert allowed_of(ADDRESS_REQUESTS + 100, lambda: limits.address(("::1", 1))) == ADDRESS_REQUESTS + 100
+
+
+@pytest.mark.parametrize(
+    ("host", "counts_as"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:0db8:0001:0002"),
+        ("2001:db8:1:2::", "2001:0db8:0001:0002"),
+        ("127.0.0.1", None),
+        ("127.9.9.9", None),
+        ("::1", None),
+        ("::ffff:127.0.0.1", None),
+        ("somebody", "somebody"),
+        ("", None),
+    ],
+)
+def test_an_address_of_ipv6_counts_as_its_network(host: str, counts_as: str | None) -> None:
+    assert limited_as(host) == counts_as
+
+
+async def test_however_many_sessions_call_only_so_many_are_remembered() -> None:
+    limits, threads = Limits(), threading.active_count()
+    for n in range(LIMITED + 5_000):
+        limits.session(f"call-{n}")
+    backend: Any = limits._session._store._backend
+    assert len(backend.get_client()) == len(backend.expire_info) == LIMITED
+    assert threading.active_count() == threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import logging
@@ -9,8 +10,9 @@ import resource
 import socket
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,23 @@ import jwt
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.routing import Mount
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 
 from otel_voice.app import EXCEPTIONS, create_app
-from otel_voice.edge import BODY_BYTES, INFLATED_BYTES, Rejected
+from otel_voice.edge import BODY_BYTES, INFLATED_BYTES, SESSION_REQUESTS, Limits, Rejected
 from otel_voice.events import MAX_EVENTS
 from otel_voice.front import response_to
 from otel_voice.settings import Settings
 from otel_voice.spans import root_id, trace_id
 from otel_voice.store import FILE, Damaged, Unavailable
-from otel_voice.tokens import Tokens
+from otel_voice.tokens import Tokens, kid_of
 from tests.real import Receiver
 from tests.running import API_KEY, SESSION, START_S, TOKEN_KEY, App, mark, running, until, zipped
 
 pytestmark = pytest.mark.anyio
 START_MS = START_S * 1000
+KID = kid_of(TOKEN_KEY.encode())
 COMPLETE = {"type": "turn_complete", "turn_id": "t1", "user_text": "hi", "agent_text": "hello"}
 
 
@@ -128,7 +132,7 @@ async def test_what_the_app_says_of_a_session_is_on_its_spans(app: App) -> None:
     (root,) = await app.spans()
     said = str(root)
     assert all(word in said for word in ("the-one-before", "ann", "weather", "gpt-realtime", "beta", "t1", "staging"))
-    assert root["link"] == new["traceparent"]
+    assert root["links"][0] == new["traceparent"]
 
 
 BAD_SESSIONS: list[tuple[Any, str]] = [
@@ -144,6 +148,7 @@ BAD_SESSIONS: list[tuple[Any, str]] = [
     ({"tags": [1]}, "tags[0]: "),
     ({"metadata": {"a": {"b": 1}}}, "metadata[...]: "),
     ({"metadata": {"a": "x" * 5_000}}, "metadata[...]: "),
+    ({"metadata": {"langfuse.trace.name": "x"}}, "metadata: the name 'langfuse.trace.name' is reserved"),
     ({"environment": "langfuse-x"}, "environment: "),
     ({"environment": "prod\n"}, "environment: "),
     ({"idle_timeout_s": 0}, "idle_timeout_s: "),
@@ -263,6 +268,7 @@ async def test_an_allowed_origin_passes_the_preflight_and_may_read_the_time(keye
     origin, path = "https://app.example.com", f"/v1/sessions/{SESSION}/events"
     answer = await keyed.client.options(path, headers=preflight(origin))
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+    assert answer.headers["access-control-max-age"] == "7200"
     posted = await keyed.raw(b"{}", origin=origin)
     assert posted.headers["access-control-allow-origin"] == origin
     assert {"x-otel-voice-time", "retry-after"} <= set(posted.headers["access-control-expose-headers"].split(", "))
@@ -275,6 +281,55 @@ async def test_the_events_route_says_to_a_page_what_every_other_route_says(keyed
     assert (posted.status_code, other.status_code) == (401, 401)
     names = ("access-control-allow-origin", "access-control-expose-headers", "vary")
     assert [posted.headers.get(name) for name in names] == [other.headers.get(name) for name in names]
+
+
+API_ANSWERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "policy"),
+    [
+        ("GET", "/healthz", "same-origin"),
+        ("GET", "/v1/sessions", "same-origin"),
+        ("GET", "/nowhere", "same-origin"),
+        ("POST", "/v1/sessions", "same-origin"),
+        ("DELETE", f"/v1/sessions/{SESSION}/events", "same-origin"),
+        ("POST", f"/v1/sessions/{SESSION}/events", "cross-origin"),
+    ],
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "evil.example"])
+async def test_every_answer_says_what_a_browser_must_not_do_with_it(
+    app: App, method: str, path: str, policy: str, host: str
+) -> None:
+    answer = await app.client.request(method, path, headers={"host": host})
+    assert {name: answer.headers[name] for name in API_ANSWERS} == API_ANSWERS
+    assert answer.headers.get_list("cross-origin-resource-policy") == [policy]
+    assert answer.headers.get_list("x-otel-voice-time") == [f"{START_MS:.3f}"]
+
+
+async def test_a_defect_of_ours_is_answered_with_the_same_headers(tmp_path: Path) -> None:
+    async def fail(request: Request) -> Response:
+        raise RuntimeError
+
+    inner = create_app(Settings(data_dir=tmp_path))
+    inner.router.routes.append(Route("/fails", fail))
+    transport = httpx.ASGITransport(inner, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        answer = await client.get("/fails")
+    assert (answer.status_code, answer.headers["x-content-type-options"]) == (500, "nosniff")
+
+
+async def test_a_page_may_read_of_every_refusal_when_to_come_again(keyed: App) -> None:
+    origin = "https://app.example.com"
+    body = json.dumps({"token": keyed.token(), "events": [mark()]}).encode()
+    answer = await limited(partial(limits_of(keyed).session, SESSION), partial(keyed.raw, body, origin=origin))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert answer.headers["access-control-allow-origin"] == origin
+    assert {"x-otel-voice-time", "retry-after"} <= set(answer.headers["access-control-expose-headers"].split(", "))
 
 
 @pytest.mark.parametrize("error", [Unavailable("full"), Damaged("no database"), Rejected(503, "too much")])
@@ -325,7 +380,11 @@ async def test_a_token_outlives_its_session_by_a_day_and_not_more(app: App) -> N
 
 
 def signed(key: str, algorithm: str = "HS256", **claims: Any) -> str:
-    return jwt.encode({"sub": SESSION, "exp": int(START_S) + 60} | claims, key, algorithm)
+    return unsafe({"sub": SESSION, "exp": int(START_S) + 60} | claims, key, algorithm)
+
+
+def unsafe(claims: dict[str, Any], key: str = TOKEN_KEY, algorithm: str = "HS256", kid: str | None = KID) -> str:
+    return jwt.encode(claims, key, algorithm, headers={"kid": kid} if kid else None)
 
 
 BAD_TOKENS: dict[str, tuple[Any, int]] = {
@@ -336,14 +395,16 @@ BAD_TOKENS: dict[str, tuple[Any, int]] = {
     "control characters": ("\x00\r\n\x1b", 401),
     "outside ascii": ("ä.ö.ü", 401),
     "lone surrogate": ("\ud800", 401),
-    "alg none": (jwt.encode({"sub": SESSION, "exp": 2**33}, "", "none"), 401),
+    "alg none": (unsafe({"sub": SESSION, "exp": 2**33}, "", "none"), 401),
+    "of no key": (unsafe({"sub": SESSION, "exp": 2**33}, kid=None), 401),
+    "of a key nobody knows": (unsafe({"sub": SESSION, "exp": 2**33}, kid="01234567"), 401),
     "another key": (signed("another key, which is as long as it"), 401),
     "another algorithm": (signed(TOKEN_KEY * 3, "HS512"), 401),
-    "no expiry": (jwt.encode({"sub": SESSION}, TOKEN_KEY, "HS256"), 401),
-    "no subject": (jwt.encode({"exp": 2**33}, TOKEN_KEY, "HS256"), 401),
-    "an expiry that is a word": (jwt.encode({"sub": SESSION, "exp": "soon"}, TOKEN_KEY, "HS256"), 401),
-    "an expiry without an end": (jwt.encode({"sub": SESSION, "exp": float("inf")}, TOKEN_KEY, "HS256"), 401),
-    "a numeric subject": (jwt.encode({"sub": 5, "exp": 2**33}, TOKEN_KEY, "HS256"), 401),
+    "no expiry": (unsafe({"sub": SESSION}), 401),
+    "no subject": (unsafe({"exp": 2**33}), 401),
+    "an expiry that is a word": (unsafe({"sub": SESSION, "exp": "soon"}), 401),
+    "an expiry without an end": (unsafe({"sub": SESSION, "exp": float("inf")}), 401),
+    "a numeric subject": (unsafe({"sub": 5, "exp": 2**33}), 401),
     "expired": (signed(TOKEN_KEY, exp=int(START_S)), 401),
     "tampered": (signed(TOKEN_KEY)[:-3] + "abc", 401),
     "another session": (signed(TOKEN_KEY, sub="another"), 403),
@@ -620,6 +681,72 @@ def busy_disk(app: App) -> Iterator[None]:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")
+
+
+def limits_of(app: App) -> Limits:
+    """The receiver's own: a minute's requests would take the tests as long."""
+    inner: Any = app.client._transport
+    limits: Limits = inner.app.front._receiver._limits
+    return limits
+
+
+async def limited(limit: Callable[[], None], call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """The answer once the limit is used up; as it refills, that may have to be done again."""
+    for _ in range(100):
+        with contextlib.suppress(Rejected):
+            while True:
+                limit()
+        if (answer := await call()).status_code == 429:
+            break
+    return answer
+
+
+async def test_whoever_calls_too_often_is_refused_and_nothing_of_it_is_stored(app: App) -> None:
+    assert (await app.post(mark(), session_id="busy")).status_code == 204
+    before, limit = await app.summary("busy"), lambda: limits_of(app).session("busy")
+    end, token = "/v1/sessions/busy/end", {"token": app.token("busy")}
+    answer = await limited(limit, lambda: app.client.post(end, json=token | {"reason": "away"}))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert answer.json()["error"].startswith("this session has sent more than 600 requests in a minute")
+    answer = await limited(limit, lambda: app.post(session_id="busy"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert (await app.summary("busy"))["events_received"] == before["events_received"] == 1
+    assert (await app.client.post("/v1/sessions/busy/end")).status_code == 200
+    assert (await app.post(mark())).status_code == 204
+
+
+async def test_a_stranger_cannot_use_up_a_sessions_calls(app: App) -> None:
+    for _ in range(SESSION_REQUESTS + 50):
+        assert (await app.post(mark(), token="no.token.x")).status_code == 401
+    assert (await app.post(mark())).status_code == 204
+
+
+async def test_an_address_that_calls_too_often_is_refused_before_anything_is_read(keyed: App) -> None:
+    inner: Any = keyed.client._transport
+    from_outside = httpx.ASGITransport(inner.app, client=("192.0.2.7", 5))
+    async with httpx.AsyncClient(transport=from_outside, base_url="http://voice.example.com") as client:
+        path = f"/v1/sessions/{SESSION}"
+        assert (await client.post(f"{path}/events")).status_code == 400
+        limit = partial(limits_of(keyed).address, ("192.0.2.7", 1))
+        for name in ("events", "end"):
+            answer = await limited(limit, partial(client.post, f"{path}/{name}"))
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+            assert answer.json()["error"].startswith("this address has sent more than 6000 requests in a minute")
+        assert (await client.post("/v1/sessions", headers=KEY, json={"session_id": SESSION})).status_code == 201
+        assert (await client.post(f"{path}/end", headers=KEY)).status_code == 200
+    assert (await keyed.post(mark())).status_code == 204
+
+
+RESERVED = ["langfuse.trace.name", "gen_ai.system", "voice.turn", "session.id", "user.id", "otel.status"]
+
+
+@pytest.mark.parametrize("name", RESERVED)
+async def test_a_reserved_name_is_refused_in_a_mark_and_its_neighbours_are_taken(app: App, name: str) -> None:
+    answer = await app.post(mark("a"), mark("b", attributes={name: 1}), mark("c", attributes={f"my.{name}": 1}))
+    assert answer.json()["accepted"] == 2
+    (rejected,) = answer.json()["rejected"]
+    assert rejected["index"] == 1
+    assert rejected["error"].startswith(f"attributes: the name '{name}' is reserved")
 
 
 async def test_too_many_requests_of_one_session_get_429_and_the_others_are_taken(app: App) -> None:

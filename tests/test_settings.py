@@ -59,6 +59,9 @@ BAD: list[tuple[dict[str, str], str]] = [
     ({"OTEL_VOICE_PORT": "80.5"}, "OTEL_VOICE_PORT must be"),
     ({"OTEL_VOICE_API_KEY": "s3cr3t"}, "OTEL_VOICE_API_KEY must have at least 16 characters"),
     ({"OTEL_VOICE_TOKEN_KEY": "s3cr3t"}, "OTEL_VOICE_TOKEN_KEY must have at least 32 characters"),
+    ({"OTEL_VOICE_TOKEN_KEY": f"{'k' * 32},s3cr3t"}, "OTEL_VOICE_TOKEN_KEY must have at least 32 characters"),
+    ({"OTEL_VOICE_TOKEN_KEY": " , "}, "OTEL_VOICE_TOKEN_KEY must have at least 32 characters"),
+    ({"OTEL_VOICE_CAPTURE_CONTENT": "yes"}, "OTEL_VOICE_CAPTURE_CONTENT must be on or off or masked"),
     ({"OTEL_VOICE_ALLOWED_ORIGINS": "*"}, "OTEL_VOICE_ALLOWED_ORIGINS must list origins like"),
     ({"OTEL_VOICE_ALLOWED_ORIGINS": "app.example.com"}, "OTEL_VOICE_ALLOWED_ORIGINS must"),
     ({"OTEL_VOICE_ALLOWED_ORIGINS": "https://app.example.com/"}, "OTEL_VOICE_ALLOWED_ORIGINS must"),
@@ -185,10 +188,31 @@ def test_origins_are_a_list() -> None:
     assert read(env).allowed_origins == ("https://a.example", "http://localhost:3000")
 
 
-@pytest.mark.parametrize(("said", "kept"), [("false", False), ("TRUE", True), ("", True)])
-def test_content_is_kept_unless_it_is_said_not_to(said: str, kept: bool) -> None:
-    env = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": said}
-    assert read(env).capture_content is kept
+@pytest.mark.parametrize(
+    ("ours", "standard", "capture"),
+    [
+        ("", "", "on"),
+        ("", "TRUE", "on"),
+        ("", "false", "off"),
+        ("masked", "", "masked"),
+        ("Masked", "false", "masked"),
+        ("off", "true", "off"),
+        ("on", "false", "on"),
+    ],
+)
+def test_content_is_captured_unless_it_is_said_not_to_by_our_variable_before_the_standards(
+    ours: str, standard: str, capture: str
+) -> None:
+    env = {"OTEL_VOICE_CAPTURE_CONTENT": ours, "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": standard}
+    assert read(env).capture == capture
+    assert read(env).capture_content is (capture != "off")
+
+
+def test_token_keys_are_a_list_of_which_the_first_signs() -> None:
+    new, old = "n" * 32, "o" * 40
+    assert read({"OTEL_VOICE_TOKEN_KEY": f"{new}, {old},"}).token_keys == (new, old)
+    assert read({"OTEL_VOICE_TOKEN_KEY": new}).token_keys == (new,)
+    assert read({}).token_keys == ()
 
 
 def test_an_address_with_a_password_is_refused_without_showing_it() -> None:

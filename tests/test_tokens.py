@@ -8,9 +8,10 @@ from pathlib import Path
 import jwt
 import pytest
 
-from otel_voice.tokens import FILE, Invalid, Tokens, load_key
+from otel_voice.tokens import FILE, Invalid, Tokens, kid_of, load_key
 
 KEY = b"a-signing-key-that-only-tests-know"
+NEW_KEY = b"the-key-that-comes-after-the-old-one"
 
 
 def test_a_token_is_for_the_session_it_was_made_for() -> None:
@@ -36,6 +37,24 @@ def test_a_token_names_its_key_without_telling_it() -> None:
     header = jwt.get_unverified_header(Tokens(KEY).mint("call-17", 1_000))
     assert len(header["kid"]) == 8
     assert header["kid"] != jwt.get_unverified_header(Tokens(KEY[::-1]).mint("call-17", 1_000))["kid"]
+
+
+def test_a_key_can_be_changed_while_tokens_of_the_old_one_are_about() -> None:
+    before, after = Tokens(KEY), Tokens(NEW_KEY, KEY)
+    assert after.session_of(before.mint("call-17", 1_000), 999) == "call-17"
+    token = after.mint("call-18", 1_000)
+    assert jwt.get_unverified_header(token)["kid"] == kid_of(NEW_KEY)
+    assert after.session_of(token, 999) == "call-18"
+    for tokens, of_another in ((before, token), (Tokens(NEW_KEY), before.mint("call-17", 1_000))):
+        with pytest.raises(Invalid, match="not made by this receiver"):
+            tokens.session_of(of_another, 999)
+
+
+@pytest.mark.parametrize("kid", [None, "01234567", kid_of(NEW_KEY)])
+def test_a_token_is_tried_against_the_key_it_names_and_no_other(kid: str | None) -> None:
+    token = jwt.encode({"sub": "call-17", "exp": 1_000}, KEY, "HS256", headers={"kid": kid} if kid else None)
+    with pytest.raises(Invalid, match="not made by this receiver"):
+        Tokens(KEY, NEW_KEY).session_of(token, 999)
 
 
 def test_no_token_is_remembered_that_was_not_good() -> None:
