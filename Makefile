@@ -6,10 +6,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint bench bench-quick faults fuzz lock components clean
+.PHONY: help install demo example test lint bench bench-quick bench-browser faults fuzz lock components clean
 
 help: ## what one can make here
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 # Two stamps, so that the demo does not wait for the test tools, and nothing is installed twice.
 .venv/.python:
@@ -30,9 +30,13 @@ install: .venv/.installed ## otel-voice in .venv
 demo: .venv/.installed ## replay two recorded sessions into a running receiver
 	$(BIN)/otel-voice demo
 
+example: .venv/.installed ## the example page with a voice agent that talks, and the receiver that it reports to
+	$(BIN)/otel-voice serve & trap "kill $$! || true" EXIT; cd examples/browser && npm start
+
 # The real parts are built before pytest starts: a cold build takes longer than a test may.
-test: .venv/.tested ## all tests, with the real collector and the real Jaeger where Go or their binaries are
+test: .venv/.tested ## all tests, with the real collector and Jaeger, Chromium and npm packages where they can be had
 	$(BIN)/python -m tests.components.build --if-possible
+	$(BIN)/python -m tests.components.browser --if-possible
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: .venv/.tested ## ruff and mypy
@@ -47,6 +51,10 @@ bench: .venv/.tested ## speed beside a bare server and two baselines; writes ben
 bench-quick: .venv/.tested ## the same in small, printed only
 	$(BIN)/python -m benchmarks.bench --quick $(BENCH)
 
+bench-browser: .venv/.tested ## what the client costs a page, in Chromium; writes benchmarks/browser.md
+	$(BIN)/python -m tests.components.browser
+	$(BIN)/python -m benchmarks.browser
+
 # Some 20 minutes: ten of them are an outage.
 faults: .venv/.tested ## every promise tried by real faults at full length; writes benchmarks/faults.md
 	$(BIN)/python -m tests.components.build
@@ -59,8 +67,9 @@ fuzz: .venv/.installed ## a million inputs at the decoder; writes benchmarks/fuz
 	"$$tools/bin/pip" install --quiet atheris==3.0.0; \
 	"$$tools/bin/python" -m benchmarks.fuzz $(FUZZ)
 
-components: .venv/.python ## the collector and Jaeger for the tests, built once into the cache folder
+components: .venv/.python ## what the tests need: collector and Jaeger built once, Chromium and npm packages installed
 	$(BIN)/python -m tests.components.build
+	$(BIN)/python -m tests.components.browser
 
 # The compiler lives in a throwaway venv: it is no dependency of ours.
 lock: ## requirements.lock and requirements-dev.lock anew from pyproject.toml
@@ -71,5 +80,5 @@ lock: ## requirements.lock and requirements-dev.lock anew from pyproject.toml
 	$$compile --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## everything that was made here; the cache folder of `components` stays
-	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache tests/browser/node_modules examples/*/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -97,7 +97,6 @@ def reduce(provider: Provider, dir: Direction, message: Message) -> Message | No
     """The part of a message that matters, in the protocol's own spelling; None when nothing does."""
     listed = ALLOW_LIST[provider]
     if "keyed_by" not in listed:
-        # An empty setupComplete still says that the session is there.
         return _kept_keys(listed[dir], message)
     name = _string(message.get(listed["keyed_by"]))
     name = listed["aliases"].get(name, name)
