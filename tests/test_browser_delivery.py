@@ -158,6 +158,7 @@ def test_a_token_is_renewed_before_it_is_over(app: Site, visit: Visit) -> None:
     )
     note(page, "here")
     arrived(app, last(app), 1, page)
+    until(page, lambda: len(answers) > 1, 5, "the answers")
     assert (len(app.made), set(answers)) == (2, {204})
 
 
