@@ -31,7 +31,8 @@ demo: .venv/.installed ## replay two recorded sessions into a running receiver
 	$(BIN)/otel-voice demo
 
 example: .venv/.installed ## the example page with a voice agent that talks, and the receiver that it reports to
-	$(BIN)/otel-voice serve & trap "kill $$! || true" EXIT; cd examples/browser && npm start
+	$(BIN)/otel-voice serve & trap "kill $$! 2>/dev/null || true" EXIT; \
+	cd examples/browser && OTEL_VOICE_URL=http://127.0.0.1:$${OTEL_VOICE_PORT:-8770} npm start
 
 # The real parts are built before pytest starts: a cold build takes longer than a test may.
 test: .venv/.tested ## all tests, with the real collector and Jaeger, Chromium and npm packages where they can be had

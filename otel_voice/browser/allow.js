@@ -47,30 +47,32 @@ export function reduce(listed, dir, message) {
   if (isString(name) && Object.hasOwn(shapes, name)) return { [key]: name, ...kept(shapes[name], message) };
 }
 
-/** One connection, as its trace is told of it. */
+/** One connection, from its dialling on, as its trace is told of it. */
 export class Connection {
   constructor(trace, provider, forward) {
-    this.trace = trace;
     this.forward = forward;
-    this.tell = (dir, messages) => messages.forEach((message) => trace.forward(provider, dir, message));
+    this.tell = (dir, messages) => messages.forEach((message) => this.trace.forward(provider, dir, message));
     this.flush = () => this.tell("received", forward.flush());
-    trace.beforeEnd(this.flush);
+    this.follow(trace);
+  }
+
+  follow(trace) {
+    if (this.trace === trace) return;
+    this.forget?.();
+    this.trace = trace;
+    this.forget = trace.beforeEnd(this.flush);
+    if (!this.isClosed) trace.opened();
   }
 
   say(dir, message) {
     this.tell(dir, this.forward.feed(dir, message));
   }
 
-  opened() {
-    if (!this.isOpened) this.trace.opened();
-    this.isOpened = true;
-  }
-
   closed(reason) {
     if (this.isClosed) return;
-    this.opened(); // the trace counts, so one that failed before it opened has an opening too
     this.isClosed = true;
     this.flush();
+    this.forget?.();
     this.trace.closed(reason);
   }
 }

@@ -62,7 +62,7 @@ function origin(context, input) {
 export function watch(target, { onStart, onEnd, onUnmeasurable, onLost }, { input, beforeEnd } = {}) {
   const inputs = new Map();
   const told = new Set();
-  let source, context, analyser, bounds, seen, zero, copy, polled, ran;
+  let source, context, analyser, idle, bounds, seen, zero, copy, polled, ran;
 
   function tell(why) {
     if (!told.has(why)) onUnmeasurable(why);
@@ -88,8 +88,8 @@ export function watch(target, { onStart, onEnd, onUnmeasurable, onLost }, { inpu
       try {
         node.disconnect(analyser);
       } catch {} // the page has done it
-      if (node.offset) node.stop();
     }
+    idle?.stop();
     inputs.clear();
     source = next;
     bounds = null;
@@ -102,11 +102,11 @@ export function watch(target, { onStart, onEnd, onUnmeasurable, onLost }, { inpu
     seen = Math.round(context.currentTime * context.sampleRate);
     analyser = new AnalyserNode(context, { fftSize: WINDOW });
     // Without an input WebKit's analyser stands still, showing its last samples.
-    const idle = new ConstantSourceNode(context, { offset: 0 });
+    idle = new ConstantSourceNode(context, { offset: 0 });
     idle.start();
     connect(idle);
     if (context !== own) connect(source);
-    const by = context !== own || source === copy ? "playback" : "energy";
+    const by = !input && (context !== own || source === copy) ? "playback" : "energy";
     bounds = new Bounds(
       input,
       polled ? context.currentTime * 1000 : -Infinity,
@@ -157,7 +157,7 @@ export function watch(target, { onStart, onEnd, onUnmeasurable, onLost }, { inpu
   polls.add(poll);
   timer ??= setInterval(() => polls.forEach((each) => each()), 50);
   poll();
-  beforeEnd?.(() => {
+  const forget = beforeEnd?.(() => {
     poll();
     bounds?.close(-Infinity);
   });
@@ -165,6 +165,7 @@ export function watch(target, { onStart, onEnd, onUnmeasurable, onLost }, { inpu
     if (!polls.has(poll)) return;
     poll();
     attach();
+    forget?.();
     polls.delete(poll);
     if (polls.size) return;
     timer = clearInterval(timer);

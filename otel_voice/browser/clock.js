@@ -19,12 +19,14 @@ export class Clock {
     return this.#era;
   }
 
-  /** The receiver answered, whose clock said `theirs` between `sent` and now. */
+  /** The receiver answered, whose clock said `theirs` between `sent` and now; what stands between may have answered. */
   learn(theirs, sent, era) {
     const came = now();
     const uncertainty = (came - sent) / 2;
-    if (era !== this.era || uncertainty > era.uncertainty + (came - this.#learnt) * DRIFT) return;
+    if (!theirs) era.uncertainty ??= null;
+    const known = (era.uncertainty ?? Infinity) + (came - this.#learnt) * DRIFT;
+    if (!theirs || era !== this.era || uncertainty > known) return;
     this.#learnt = came;
-    Object.assign(era, theirs ? { offset: theirs - sent - uncertainty, uncertainty } : { uncertainty: null });
+    Object.assign(era, { offset: theirs - sent - uncertainty, uncertainty });
   }
 }

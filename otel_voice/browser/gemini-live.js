@@ -111,7 +111,6 @@ class Recording extends Connection {
   }
 
   onmessage(message) {
-    if (message.setupComplete) this.opened();
     if (message.goAway) this.#reason = "go_away";
     this.say("received", message);
   }
@@ -146,21 +145,27 @@ async function connect(trace, live, dial, params) {
   try {
     const session = await dial.call(live, { ...params, callbacks });
     trace.quietly(() => {
-      recording.opened();
       watch(trace, session, () => recording, "close");
     });
     return session;
   } catch (error) {
-    trace.quietly(() => trace.error(error));
+    trace.quietly(() => {
+      trace.error(error);
+      recording.closed("error");
+    });
     throw error;
   }
 }
 
 /** `ai.live` whose connections are recorded. */
 export function traceGeminiLive(trace, live) {
-  const traced = Object.create(live);
-  patchLive(traced, live).trace = trace;
-  return traced;
+  return (
+    trace.quietly(() => {
+      const traced = Object.create(live);
+      patchLive(traced, live).trace = trace;
+      return traced;
+    }) ?? live
+  );
 }
 
 const patches = new WeakMap();
@@ -211,7 +216,6 @@ function listen(client) {
   for (const name of EMITTED) {
     for (const event of new Set([name, name.toLowerCase()])) {
       on(event, (...args) => {
-        current().opened();
         current().onmessage(messageOf(name, ...args));
       });
     }

@@ -11,16 +11,17 @@ export class Kept {
     request.onupgradeneeded = () => request.result.createObjectStore("rows", { keyPath: "id" });
     const kept = new Kept();
     kept.db = await done(request);
+    kept.db.onversionchange = () => kept.db.close(); // the app deletes it
     return kept;
   }
 
-  change(change) {
+  async change(change) {
     const transaction = this.db.transaction("rows", "readwrite");
     change(transaction.objectStore("rows"));
     return done(transaction);
   }
 
-  all() {
+  async all() {
     return done(this.db.transaction("rows").objectStore("rows").getAll());
   }
 }

@@ -150,14 +150,16 @@ function read(frame) {
 const connections = new WeakMap();
 
 function record(trace, channel) {
-  if (!channel || connections.has(channel)) return;
+  if (!channel) return;
+  if (!channel.send) throw new TypeError("no channel");
+  const known = connections.get(channel);
+  if (known) return known.follow(trace);
   const connection = new Connection(trace, "openai-realtime", new Forward());
   let hasFailed = false;
   connections.set(channel, connection);
   wrap(trace, channel, "send", (frame) => connection.say("sent", read(frame)));
   wrap(trace, channel, "close", null, () => connection.closed(hasFailed ? "error" : "user_hangup"));
   const on = (name, hear) => channel.addEventListener(name, (event) => trace.quietly(() => hear(event)));
-  on("open", () => connection.opened());
   on("message", ({ data }) => connection.say("received", read(data)));
   on("error", ({ error }) => {
     hasFailed = error?.sctpCauseCode !== 12; // the peer connection was closed at the other end
@@ -165,7 +167,6 @@ function record(trace, channel) {
   on("close", ({ code = 1000 }) => {
     connection.closed(hasFailed || ![1000, 1005].includes(code) ? "error" : "provider_closed");
   });
-  if ([1, "open"].includes(channel.readyState)) connection.opened();
 }
 
 const traces = new WeakMap();

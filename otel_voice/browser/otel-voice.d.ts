@@ -143,7 +143,8 @@ export type Audible = AudioNode | HTMLMediaElement | MediaStream;
 
 /** One voice session as its page sees it. Nothing here throws into the page, makes it wait or blocks it. */
 export class VoiceTrace {
-  constructor(made: Made, options?: VoiceTraceOptions);
+  /** With a promise, what comes before its answer is kept for it. One page load, one session: a reload needs another. */
+  constructor(made: Made | Promise<Made>, options?: VoiceTraceOptions);
 
   readonly sessionId: string;
   readonly traceId: string;
@@ -189,6 +190,7 @@ export class VoiceTrace {
   closed(reason: EndReason): void;
   /** Something that ends the session, if nothing else has explained its end by then. */
   lost(reason: EndReason): void;
-  /** Called just before the page goes away or the session ends: what is held back is forwarded then. */
-  beforeEnd(before: () => void): void;
+  /** Called just before the page goes away or the session ends: what is held back is forwarded then. What it answers
+   * takes this back. */
+  beforeEnd(before: () => void): () => void;
 }

@@ -1,10 +1,11 @@
-import { Clock, now } from "./clock.js";
+import { Clock } from "./clock.js";
 import { Kept } from "./kept.js";
 import { Sending } from "./sending.js";
 
 const RECONNECT_MS = 5_000;
 const EVENT_CHARS = 200_000; // the receiver takes no longer texts
 const FAULTS = 5;
+const EARLY = 2_000;
 const BEFORE = "otel-voice"; // in sessionStorage: the session that this tab has not ended
 
 // By hand: a method's type of event, and the fields that its arguments stand for.
@@ -12,7 +13,7 @@ const BY_HAND = {
   turnStart: ["turn_start", (turn_id) => ({ turn_id })],
   turnComplete: ["turn_complete", (turn_id, fields) => ({ turn_id, ...fields })],
   toolCall: ["tool_call", (call_id, name, args, fields) => ({ call_id, name, arguments: args, ...fields })],
-  toolResult: ["tool_result", (call_id, outcome, fields) => ({ call_id, ...outcome, ...fields })],
+  toolResult: ["tool_result", (call_id, outcome, fields) => ({ call_id, ...outcomeOf(outcome), ...fields })],
   transcript: ["transcript", (role, text, fields) => ({ role, text, ...fields })],
   userSpeechStart: ["user_speech_start"],
   userSpeechEnd: ["user_speech_end"],
@@ -21,10 +22,12 @@ const BY_HAND = {
   responseStart: ["response_start"],
   responseEnd: ["response_end"],
   interrupted: ["interrupted"],
-  error: ["error", (error, fields) => ({ message: String(error?.message ?? error), ...fields })],
+  error: ["error", (error, fields) => ({ message: String(error?.message ?? error), code: error?.name, ...fields })],
   mark: ["mark", (name, attributes) => ({ name, attributes })],
   forward: ["provider_message", (provider, dir, message) => ({ provider, dir, message })],
 };
+
+const outcomeOf = (outcome) => (outcome instanceof Error ? { error: String(outcome) } : outcome);
 
 /** One voice session as its page sees it. Nothing here throws into the page, makes it wait or blocks it. */
 export class VoiceTrace {
@@ -33,6 +36,7 @@ export class VoiceTrace {
   #source = crypto.getRandomValues(new Uint32Array(4)).join("-");
   #clock = new Clock();
   #sending;
+  #early = []; // what came before the session did
   #seq = 0;
   #faults = 0;
   #ended = false;
@@ -42,88 +46,112 @@ export class VoiceTrace {
   #befores = new Set();
   #watches = new Set();
   #releases = new Set();
+  #asked;
+  #isUnkept = false;
+  #life = new AbortController();
 
-  /** `made` is what POST /v1/sessions answered. Options: renew(session_id), propagateTo: [origin]. */
+  /** `made` is what POST /v1/sessions answered, or a promise of it. Options: renew(session_id), propagateTo: [origin]. */
   constructor(made, options = {}) {
     this.quietly(() => {
-      this.#made = { ...made };
       this.#options = { ...options };
-      this.sessionId = this.#made.session_id;
-      this.traceId = this.#made.trace_id;
-      if (this.#made.events_url) this.#begin();
-      else console.warn("otel-voice: nothing is traced, for POST /v1/sessions does not answer so:", made);
+      const begin = (found) => this.quietly(() => this.#begin(found));
+      this.#asked = typeof made?.then === "function" ? made.then(begin, begin) : begin(made);
     });
   }
 
-  #begin() {
-    const { session_id, events_url: url, token, expires_at } = this.#made;
+  #begin(made) {
+    const { session_id, trace_id, events_url: url, token, expires_at } = (this.#made = { ...made });
+    if (!url) {
+      this.#early = { push() {} };
+      console.warn("otel-voice: not traced: no answer of POST /v1/sessions:", made);
+      return;
+    }
+    this.sessionId = session_id;
+    this.traceId = trace_id;
     const to = { source: this.#source, session_id, url, token, expires_at };
     this.#sending = new Sending(to, this.#clock, this.#options.renew);
-    const before = this.#remember(session_id);
-    if (before && before !== session_id) this.event("session_start", { previous_session_id: before });
+    this.#sending.rows.onunkept = (error) => this.#unkept(error);
+    for (const text of this.#early) this.#sending.rows.add(text);
+    this.#follow(this.#remember(session_id), session_id);
     this.#hold(this.#source);
+    this.#hold(session_id);
     this.#keep();
-    const life = new AbortController();
     const on = (target, type, run) =>
-      target.addEventListener(type, (event) => this.quietly(() => run(event)), { signal: life.signal });
+      target.addEventListener(type, (event) => this.quietly(() => run(event)), { signal: this.#life.signal });
     on(window, "pagehide", () => this.#leave());
     on(window, "pageshow", ({ persisted }) => persisted && this.#back());
     on(window, "online", () => this.#sending.flush());
     on(document, "visibilitychange", () => document.hidden && this.#sending.flush());
-    this.#sending.onempty = () => {
-      if (!this.#ended) return;
-      life.abort();
-      this.#release();
-    };
+    this.#sending.onempty = () => this.#rest();
     this.#sending.flush();
+  }
+
+  /** Nothing is left to do for a session that has ended. */
+  #rest() {
+    if (!this.#ended || this.#sending.rows.all.length) return;
+    this.#life.abort();
+    this.#release();
   }
 
   #remember(session_id) {
     try {
       const before = sessionStorage.getItem(BEFORE);
       if (session_id) sessionStorage.setItem(BEFORE, session_id);
-      else sessionStorage.removeItem(BEFORE);
+      else if (before === this.sessionId) sessionStorage.removeItem(BEFORE);
       return before;
     } catch {
       return null; // the user forbids storage
     }
   }
 
-  /** While a page lives, it holds its source's lock; another page that gets it sends what this one left. */
-  #hold(source, options = {}, use = () => {}) {
+  /** This page's session follows the one its tab had, unless that goes on in the tab which this one is a copy of. */
+  #follow(previous_session_id, session_id) {
+    if (!previous_session_id || previous_session_id === session_id) return;
+    this.#hold(previous_session_id, { ifAvailable: true }, (release) => {
+      release();
+      this.event("session_start", { previous_session_id });
+    });
+  }
+
+  /** A lock as long as the page lives: of its session, and of its source, for whoever gets that sends what is left. */
+  async #hold(name, options = {}, use = () => {}) {
     const held = (lock) =>
       lock &&
       new Promise((release) => {
         this.#releases.add(release);
         use(release);
       });
-    if (navigator.locks) navigator.locks.request(`otel-voice/${source}`, options, held).catch(() => {});
-    else held(use);
+    await (navigator.locks ? navigator.locks.request(`otel-voice/${name}`, options, held) : held(use));
   }
 
   async #keep() {
     try {
       const kept = await Kept.open();
-      this.#sending.keepIn(kept);
+      this.#sending.rows.keepIn(kept);
       const left = {};
       for (const row of await kept.all()) if (row.source !== this.#source) (left[row.source] ??= []).push(row);
-      for (const rows of Object.values(left)) {
-        this.#hold(rows[0].source, { ifAvailable: true }, (release) => {
+      for (const [source, rows] of Object.entries(left)) {
+        await this.#hold(source, { ifAvailable: true }, (release) => {
           const sending = new Sending(rows.at(-1), this.#clock, this.#options.renew, kept, rows);
           sending.onempty = release;
           sending.flush();
         });
       }
     } catch (error) {
-      this.mark("kept_in_memory_only", { why: String(error) });
+      this.#unkept(error);
     }
+  }
+
+  #unkept(error) {
+    if (!this.#isUnkept) this.mark("kept_in_memory_only", { why: String(error) });
+    this.#isUnkept = true;
   }
 
   // The page's life
 
   #leave() {
     for (const before of this.#befores) this.quietly(before);
-    if (this.#closing) this.#end(...this.#closing);
+    if (this.#closing) this.end(...this.#closing);
     else if (!this.#ended) this.#say("page_closed");
     this.#sending.leave();
     this.#release();
@@ -137,8 +165,9 @@ export class VoiceTrace {
   /** Back from the cache: the page is as it was, but its connections are dead. */
   #back() {
     this.#hold(this.#source);
+    this.#hold(this.sessionId);
     if (this.#connections) this.end("provider_closed");
-    else this.mark("page_shown_again");
+    else this.mark("page_shown");
     this.#sending.back();
   }
 
@@ -152,7 +181,8 @@ export class VoiceTrace {
     this.#connections -= this.#connections > 0;
     if (this.#connections || this.#closing || this.#ended) return;
     const at = performance.now();
-    this.#closing = [this.#lost ?? reason, at, setTimeout(() => this.end(reason, at), RECONNECT_MS)];
+    const why = this.#lost ?? reason;
+    this.#closing = [why, at, setTimeout(() => this.end(why, at), RECONNECT_MS)];
   }
 
   /** Something that ends the session if nothing else explains its end. */
@@ -161,25 +191,24 @@ export class VoiceTrace {
     this.mark(reason);
   }
 
+  /** Gives back what takes it back. */
   beforeEnd(before) {
     this.#befores.add(before);
+    return () => this.#befores.delete(before);
   }
 
   end(reason, at) {
     this.quietly(() => {
       if (this.#ended) return;
       for (const before of this.#befores) this.quietly(before);
-      this.#end(this.#lost ?? reason ?? "user_hangup", at);
-      this.#sending.flush();
+      for (const stop of this.#watches) this.quietly(stop);
+      clearTimeout(this.#closing?.[2]);
+      this.#closing = null;
+      this.#ended = true;
+      this.#remember();
+      this.#say(reason ?? this.#lost ?? "user_hangup", at);
+      this.#sending?.flush();
     });
-  }
-
-  #end(reason, at) {
-    this.#ended = true;
-    clearTimeout(this.#closing?.[2]);
-    for (const stop of this.#watches) this.quietly(stop);
-    this.#remember();
-    this.#say(reason, at);
   }
 
   #say(reason, at) {
@@ -193,44 +222,46 @@ export class VoiceTrace {
   }
 
   #event(type, fields, at = performance.now()) {
-    if (!this.#sending) return;
+    if (this.#ended && type === "provider_message") return;
     const ts = Math.round((performance.timeOrigin + at) * 10) / 10;
-    const text = JSON.stringify({ type, seq: this.#seq, ts, ...fields });
-    if (text.length > EVENT_CHARS) throw new Error(`${type}: ${text.length} characters are too many`);
+    const text = JSON.stringify({ ...fields, type, seq: this.#seq, ts });
+    if (text.length > EVENT_CHARS) throw new Error(`${type} is too long`);
     this.#seq += 1;
-    this.#sending.add(text);
+    if (this.#sending) this.#sending.rows.add(text);
+    else if (this.#seq < EARLY) this.#early.push(text);
   }
 
-  /** Runs ours beside the page's own: what it throws goes on the trace, not into the page. */
+  /** Runs ours beside the page's own: what it throws goes to the console and the trace, not into the page. */
   quietly(run) {
     try {
       return run();
     } catch (error) {
-      const message = error instanceof Error ? error.message : typeof error;
-      if (this.#faults++ < FAULTS) this.#event("error", { code: "client", message });
+      const message = (error instanceof Error ? error.message : typeof error).slice(0, 1_000);
+      if (this.#faults++ >= FAULTS) return undefined;
+      console.warn("otel-voice:", error);
+      this.#event("error", { code: "client", message });
     }
   }
 
   // What the user heard
 
   audioOutput(target) {
-    return this.#watch("output", target);
+    return this.#watch("watchOutput", target);
   }
 
   audioInput(stream) {
-    return this.#watch("input", stream);
+    this.#lost = undefined;
+    return this.#watch("watchInput", stream);
   }
 
-  #watch(side, target) {
-    let stopped = false;
+  #watch(watch, target) {
+    let stopped = this.#ended;
     let stop = () => (stopped = true);
-    const now = () => this.quietly(() => stop());
+    const now = () => this.#watches.delete(now) && this.quietly(() => stop());
     this.#watches.add(now);
     import("./audible.js")
-      .then(({ watchInput, watchOutput }) => {
-        if (!stopped) stop = (side === "input" ? watchInput : watchOutput)(this, target);
-      })
-      .catch((error) => this.mark("audio_unmeasured", { what: side, why: String(error) }));
+      .then((audible) => stopped || (stop = audible[watch](this, target)))
+      .catch((error) => this.mark("audio_unmeasured", { what: watch, why: String(error) }));
     return now;
   }
 
@@ -238,6 +269,7 @@ export class VoiceTrace {
 
   /** The context of a tool call, whose span is known before it exists; without a call, or without crypto, the session's. */
   async traceparent(callId) {
+    await this.#asked;
     const { trace_id, traceparent } = this.#made;
     if (callId === undefined || !crypto.subtle) return traceparent;
     const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`${trace_id}/tool/${callId}`));
@@ -247,10 +279,11 @@ export class VoiceTrace {
 
   /** fetch, with the header where it breaks nothing: elsewhere a preflight would refuse the app's own request. */
   async fetch(url, init, { callId } = {}) {
-    const traceparent = await this.traceparent(callId).catch(() => {});
-    const headers = this.quietly(() => {
-      const { origin } = new URL(url.url ?? url, location.href);
-      if (!traceparent || ![location.origin, ...(this.#options.propagateTo ?? [])].includes(origin)) return undefined;
+    // The app's own request waits for no session.
+    const traceparent = this.#made.traceparent && (await this.traceparent(callId).catch(() => {}));
+    const headers = traceparent && this.quietly(() => {
+      const { origin } = new URL(url.url ?? url, document.baseURI);
+      if (![location.origin, ...(this.#options.propagateTo ?? [])].includes(origin)) return undefined;
       const added = new Headers(init?.headers ?? url.headers);
       added.set("traceparent", traceparent);
       return added;

@@ -140,7 +140,9 @@ class Call {
     this.#tell((trace) => trace.closed(reason));
   }
 
-  beforeEnd() {} // of Gemini's messages nothing is held back
+  beforeEnd() {
+    return () => {}; // of Gemini's messages nothing is held back
+  }
 }
 
 function useCall(options = {}) {

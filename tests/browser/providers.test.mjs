@@ -15,13 +15,16 @@ class Told {
   forwarded = [];
   life = [];
   faults = [];
-  #befores = [];
+  #befores = new Set();
 
   forward = (provider, dir, message) => this.forwarded.push([dir, JSON.parse(JSON.stringify(message))]);
   opened = () => this.life.push("opened");
   closed = (reason) => this.life.push(reason);
   error = (error) => this.life.push(`error: ${error.message}`);
-  beforeEnd = (before) => this.#befores.push(before);
+  beforeEnd = (before) => {
+    this.#befores.add(before);
+    return () => this.#befores.delete(before);
+  };
   end = () => this.#befores.forEach((before) => before());
   quietly(run) {
     try {
@@ -169,7 +172,7 @@ test("a connection that is refused is an error, and the refusal is the app's", a
   live.refuses = new Error("no quota");
   const told = new Told();
   await assert.rejects(traceGeminiLive(told, live).connect(PARAMS), (error) => error === live.refuses);
-  assert.deepEqual(told.life, ["error: no quota"]);
+  assert.deepEqual(told.life, ["opened", "error: no quota", "error"]);
 });
 
 test("each connection has its own memory of audio", async () => {
