@@ -276,12 +276,14 @@ def named(spans: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [span for span in spans if span["name"] == name]
 
 
-def test_without_a_receiver_the_example_says_how_to_start_it(started: Started, context: BrowserContext) -> None:
+def test_without_a_receiver_the_agent_talks_all_the_same_and_the_page_says_that_nothing_is_traced(
+    started: Started, context: BrowserContext
+) -> None:
     command = ["node", str(npm_packages_of("browser") / "server.mjs")]
     example, url = started("example", command, free_port(), OTEL_VOICE_URL=f"http://127.0.0.1:{free_port()}")
     page = context.new_page()
     page.goto(url)
     page.get_by_role("button", name="Start").click()
-    expect(page.locator("#transcript")).to_contain_text("start it with `otel-voice serve`")
-    expect(page.locator("#state")).to_have_text("Not connected")
+    expect(page.locator("#transcript")).to_contain_text("this call is not traced")
+    expect(page.locator("#state")).to_have_text("The agent speaks")
     assert "start it with `otel-voice serve`" in example.log()

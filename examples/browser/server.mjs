@@ -10,10 +10,12 @@ import { HOW_TO_START, provider, RECEIVER, traced } from "./tokens.mjs";
 const PORT = Number(process.env.PORT ?? 8780);
 // Pages of other origins could use tokens up, which may cost money.
 const ORIGINS = [`http://127.0.0.1:${PORT}`, `http://localhost:${PORT}`];
+// As an app of yours would serve it, from the npm package: a call must not need the receiver.
+const CLIENT = new URL("../../otel_voice/browser/", import.meta.url);
 const TYPES = { html: "text/html; charset=utf-8", css: "text/css", js: "text/javascript" };
 const CSP = [
   "default-src 'none'",
-  `script-src 'self' ${RECEIVER}`,
+  "script-src 'self'",
   `connect-src 'self' ${RECEIVER} wss://generativelanguage.googleapis.com https://api.openai.com`,
   "style-src 'self'",
   "img-src data:",
@@ -31,9 +33,11 @@ async function answer(request, response) {
   if (asked === "POST /api/token") return json(response, ...(await token(request)));
   if (asked === "GET /api/weather") return json(response, 200, weather(searchParams.get("city"), request.headers));
   if (asked === "GET /genai.js") return send(response, 200, TYPES.js, genai);
-  const name = /^GET \/(?:(\w+\.(?:html|css|js)))?$/.exec(asked)?.[1] ?? (pathname === "/" ? "index.html" : null);
-  const page = name && (await readFile(new URL(`page/${name}`, import.meta.url)).catch(() => null));
-  return page ? send(response, 200, TYPES[name.split(".").at(-1)], page) : send(response, 404, "text/plain", "not here\n");
+  const [, client, name] = /^GET \/(client\/)?([\w-]+\.(?:html|css|js))?$/.exec(asked) ?? [];
+  const folder = client ? CLIENT : new URL("page/", import.meta.url);
+  const file = name ?? (pathname === "/" ? "index.html" : null);
+  const found = file && (await readFile(new URL(file, folder)).catch(() => null));
+  return found ? send(response, 200, TYPES[file.split(".").at(-1)], found) : send(response, 404, "text/plain", "not here\n");
 }
 
 async function token(request) {

@@ -1,4 +1,5 @@
 // The page: a button, a transcript and a text box around one call at a time.
+import { VoiceTrace } from "./client/otel-voice.js";
 import * as gemini from "./gemini.js";
 import * as openai from "./openai.js";
 
@@ -14,11 +15,10 @@ async function start() {
   let trace = null;
   try {
     const { trace: made, provider } = await token();
-    const client = (name) => import(new URL(`/client/${name}`, made.events_url));
-    const { VoiceTrace } = await client("otel-voice.js");
     trace = new VoiceTrace(made);
-    showTrace(made);
-    call = await PROVIDERS[provider.name].start({ provider, trace, client, show });
+    if (made) showTrace(made);
+    else show.note("No receiver answers: this call is not traced. `otel-voice serve` starts one.");
+    call = await PROVIDERS[provider.name].start({ provider, trace, show });
     show.state("listening", "Listening");
     calling(true);
   } catch (error) {
@@ -36,7 +36,6 @@ async function token() {
   });
   const given = await answer.json();
   if (!answer.ok) throw new Error(given.error);
-  if (!given.trace) throw new Error("The receiver does not answer: start it with `otel-voice serve`, then press Start again.");
   return given;
 }
 
@@ -84,7 +83,7 @@ const show = {
     const last = at("transcript").lastElementChild;
     if (last?.className === role) last.textContent += text;
     else line(role, text);
-    at("transcript").scrollTop = at("transcript").scrollHeight;
+    scroll();
   },
   interrupted() {
     [...at("transcript").querySelectorAll(".agent")].at(-1)?.classList.add("cut");
@@ -100,6 +99,11 @@ function line(role, text) {
   item.className = role;
   item.textContent = text;
   at("transcript").append(item);
+  scroll();
+}
+
+function scroll() {
+  at("transcript").scrollTop = at("transcript").scrollHeight;
 }
 
 at("call").addEventListener("click", () => (call ? hangUp() : start()));

@@ -1,11 +1,11 @@
 // A call to Gemini Live, or to the scripted agent, which speaks the same protocol.
 import { GoogleGenAI, Modality } from "./genai.js";
+import { traceGeminiLive } from "./client/gemini-live.js";
 import { Microphone } from "./microphone.js";
 import { Player } from "./player.js";
 import { run, TOOLS } from "./tools.js";
 
-export async function start({ provider, trace, client, show }) {
-  const { traceGeminiLive } = await client("gemini-live.js");
+export async function start({ provider, trace, show }) {
   const httpOptions = { apiVersion: "v1alpha", baseUrl: provider.base_url };
   const ai = new GoogleGenAI({ apiKey: provider.token, httpOptions });
   const player = new Player((yes) => show.speaking(yes));

@@ -1,8 +1,8 @@
 // A call to OpenAI Realtime over WebRTC, which carries the sound both ways.
+import { traceOpenAIRealtime } from "./client/openai-realtime.js";
 import { run, TOOLS } from "./tools.js";
 
-export async function start({ provider, trace, client, show }) {
-  const { traceOpenAIRealtime } = await client("openai-realtime.js");
+export async function start({ provider, trace, show }) {
   const connection = new RTCPeerConnection();
   const channel = connection.createDataChannel("oai-events");
   traceOpenAIRealtime(trace, channel);
