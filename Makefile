@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo example test lint bench bench-quick bench-browser faults fuzz lock components clean
+.PHONY: help install demo example test lint bench bench-quick bench-browser screenshots faults fuzz lock components clean
 
 help: ## what one can make here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -51,6 +51,10 @@ bench: .venv/.tested ## speed beside a bare server and two baselines; writes ben
 
 bench-quick: .venv/.tested ## the same in small, printed only
 	$(BIN)/python -m benchmarks.bench --quick $(BENCH)
+
+screenshots: .venv/.tested ## the README's pictures of the viewer, in Chromium
+	$(BIN)/python -m tests.components.browser
+	$(BIN)/python docs/screenshots.py
 
 bench-browser: .venv/.tested ## what the client costs a page, in Chromium; writes benchmarks/browser.md
 	$(BIN)/python -m tests.components.browser

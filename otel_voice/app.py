@@ -19,11 +19,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_voice import __version__
-from otel_voice.client_files import ClientFiles
 from otel_voice.content import content
 from otel_voice.edge import JSON, Gate, Load, Rejected, rejection
 from otel_voice.exporter import Exporter, client
 from otel_voice.front import Front, Table, session_in
+from otel_voice.logins import Logins
 from otel_voice.mapped import CannotMap
 from otel_voice.metrics import Metrics
 from otel_voice.origins import HostCheck, Origins
@@ -32,9 +32,11 @@ from otel_voice.receiver import Receiver
 from otel_voice.retention import Retention
 from otel_voice.sessions import SESSION_BYTES, Busy, Sessions, UsedUp
 from otel_voice.settings import Settings
+from otel_voice.static_files import ClientFiles, PageFiles
 from otel_voice.store import Damaged, Store, Unavailable
-from otel_voice.tokens import Tokens, load_key
-from otel_voice.viewer import Viewer
+from otel_voice.tokens import Tokens, ViewerTokens, load_key
+from otel_voice.viewer import Links, Viewer
+from otel_voice.watching import Streams, Watching
 
 log = logging.getLogger(__name__)
 # With the last requests' time before it, well under the 10 s that Docker grants.
@@ -66,7 +68,8 @@ def encoder(settings: Settings) -> Encoder:
 def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> App:
     """The receiver, the exporter and the read API in one ASGI application. `clock` gives seconds since the epoch.
 
-    `state.failed` says after the end whether a background task was the reason of it."""
+    `state.failed` says after the end whether a background task was the reason of it. Whoever stops the server calls
+    `state.streams.end` first, or waits for open streams."""
 
     origins = Origins(settings)
 
@@ -94,25 +97,34 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
             stack.push_async_callback(_stop, _background(app, retention.run()))
             keys = [key.encode() for key in settings.token_keys] or [load_key(settings.data_dir)]
             tokens = Tokens(*keys)
-            gate = Gate(settings, tokens, clock)
+            viewers = ViewerTokens(settings.viewer_token, *keys) if settings.viewer_token else None
+            gate = Gate(settings, tokens, clock, viewers)
             treated = content(settings.capture)
             receiver = Receiver(sessions, store, tokens, gate, app.state.load, clock, treated)
             app.front = Front(receiver, origins, clock, EXCEPTIONS)
             stack.push_async_callback(_stop, _background(app, app.state.load.watch()))
             app.router.routes += receiver.routes()
-            app.router.routes += Viewer(sessions, store, gate).routes()
+            links = Links(settings.jaeger_url, settings.langfuse_url)
+            app.router.routes += Watching(sessions, store, gate, app.state.streams, settings.capture_content).routes()
+            app.router.routes += Logins(viewers, app.state.load, clock).routes()
+            app.router.routes += Viewer(sessions, store, gate, app.state.load, links, encoder(settings)).routes()
             app.router.routes += Metrics(sessions, store, exporter).routes()
             yield
 
     app = App(
         origins,
         clock,
-        routes=[Route("/healthz", _ok), Route("/readyz", _ready), ClientFiles().route()],
+        routes=[
+            Route("/healthz", _ok),
+            Route("/readyz", _ready),
+            *ClientFiles().routes(),
+            *PageFiles().routes(),
+        ],
         lifespan=lifespan,
         middleware=[origins.middleware()],
         exception_handlers=dict(EXCEPTIONS),
     )
-    app.state.failed, app.state.load = False, Load()
+    app.state.failed, app.state.load, app.state.streams = False, Load(), Streams()
     return app
 
 

@@ -49,12 +49,16 @@ def _serve_parser(commands: Commands, runs: Mapping[str, Run]) -> None:
 
 
 def _replay_parser(commands: Commands, runs: Mapping[str, Run]) -> None:
-    help_ = "post a recorded provider session to a receiver, or print its spans"
+    help_ = "post a recorded or downloaded session to a receiver, or print its spans"
     command = commands.add_parser("replay", help=help_, description=_sentence(help_))
     command.add_argument(
-        "file", type=Path, help='a JSON line a frame: {"dir": "sent"|"received", "message": {…}, "ts": ms?}'
+        "file",
+        type=Path,
+        help='a JSON line a frame: {"dir": "sent"|"received", "message": {…}, "ts": ms?}; or a downloaded session',
     )
-    command.add_argument("--provider", required=True, choices=PROVIDERS, help="whose messages the file holds")
+    command.add_argument(
+        "--provider", choices=PROVIDERS, help="whose frames the file holds (default: told from the messages)"
+    )
     command.add_argument(
         "--endpoint", help="the receiver's address, as http://127.0.0.1:8770; without one, print the spans"
     )

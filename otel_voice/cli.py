@@ -104,6 +104,16 @@ def _url(chosen: settings.Settings, listening: socket.socket) -> str:
     return f"http://{_host(chosen)}:{listening.getsockname()[1]}"
 
 
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.streams.end()
+        await super().shutdown(sockets)
+
+
 def _server(app: Starlette) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
@@ -114,7 +124,7 @@ def _server(app: Starlette) -> uvicorn.Server:
         timeout_graceful_shutdown=GRACE_S,
         limit_concurrency=CONNECTIONS,
     )
-    return uvicorn.Server(config)
+    return _Server(config, app)
 
 
 def _run(app: Starlette, server: uvicorn.Server, listening: socket.socket) -> int:
@@ -157,7 +167,7 @@ def _play_demo(server: uvicorn.Server, url: str, chosen: settings.Settings) -> N
         done = replay(recording, url, chosen.api_key, speed=None, agent_name="demo", on_progress=lambda _: None)
         console.print(f"replayed {name} ({provider}): {display.sentence(done)}", soft_wrap=True)
         console.print(f"  {url}/v1/sessions/{done.session_id}/spans", soft_wrap=True)
-    console.print(f"\nopen {url}/v1/sessions  (or: otel-voice sessions --data-dir {chosen.data_dir})", soft_wrap=True)
+    console.print(f"\nopen {url}/  (or: otel-voice sessions --data-dir {chosen.data_dir})", soft_wrap=True)
     console.print("Ctrl-C stops it.")
 
 

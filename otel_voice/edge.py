@@ -12,20 +12,22 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any, cast
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope
 from throttled import RateLimiterType, Throttled, rate_limiter, store
 
 from otel_voice import spans
 from otel_voice.settings import Settings
-from otel_voice.tokens import Invalid, Tokens
+from otel_voice.tokens import Invalid, Tokens, ViewerTokens
 
 # Names are in lower case.
 Headers = Mapping[bytes, bytes]
 # Host and port, as the server or the proxy before it names them.
 Address = tuple[str, int] | None
 
+# A viewer's.
+COOKIE = "otel_voice_viewer"
 TIME_HEADER = "x-otel-voice-time"
 _TIME_HEADER = TIME_HEADER.encode()
 # What a browser must not do with an answer, whoever made it ask.
@@ -50,6 +52,8 @@ UNDER_WAY_BYTES = 4 * 2**20
 SESSION_REQUESTS = 600
 # An office's pages share an address.
 ADDRESS_REQUESTS = 6_000
+# Nobody types a token faster.
+LOGINS = 20
 # As many sessions as are held in memory, and as many addresses. On top of them the one not seen for the longest starts
 # anew.
 LIMITED = 20_000
@@ -161,6 +165,7 @@ class Limits:
 
     def __init__(self) -> None:
         self._session, self._address = _limiter(SESSION_REQUESTS), _limiter(ADDRESS_REQUESTS)
+        self._login = _limiter(LOGINS)
 
     def session(self, session_id: str) -> None:
         """Only for whoever has its token, or a stranger would use it up. Raises Rejected: 429."""
@@ -177,6 +182,13 @@ class Limits:
         if result.limited:
             said = f"this address has sent more than {ADDRESS_REQUESTS} requests in a minute; send it again"
             raise Rejected(429, said, _seconds(result))
+
+    def login(self, client: Address) -> None:
+        """Of this machine's addresses, too. Raises Rejected: 429."""
+        host = client[0][:_ADDRESS_CHARS] if client else ""
+        result = self._login.limit(limited_as(host) or "this machine")
+        if result.limited:
+            raise Rejected(429, f"token: this address has tried {LOGINS} in a minute", _seconds(result))
 
 
 def _limiter(requests: int) -> rate_limiter.BaseRateLimiter:
@@ -216,29 +228,36 @@ def time_header(clock: float) -> tuple[bytes, bytes]:
     return _TIME_HEADER, b"%.3f" % (clock * 1000)
 
 
-async def body_of(headers: Headers, receive: Receive, types: tuple[bytes, ...], hand: InHand) -> bytes:
-    """The body, inflated, read no further than the limits. Raises Rejected: 400, 408, 413, 415, 503."""
+async def body_of(
+    headers: Headers,
+    receive: Receive,
+    types: tuple[bytes, ...],
+    hand: InHand,
+    most: tuple[int, int] = (BODY_BYTES, INFLATED_BYTES),
+) -> bytes:
+    """The body, inflated, read no further than the limits (`most`: as it comes, and inflated); of any type where none
+    is named. Raises Rejected: 400, 408, 413, 415, 503."""
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"identity", b"gzip"):
         raise Rejected(415, "content-encoding: must be gzip or none")
-    body = await _read(receive, hand)
+    body = await _read(receive, hand, most[0])
     type_ = headers.get(b"content-type", b"")
-    if body and type_ not in types and type_.partition(b";")[0].strip().lower() not in types:
+    if body and types and type_ not in types and type_.partition(b";")[0].strip().lower() not in types:
         raise Rejected(415, f"content-type: must be {b' or '.join(types).decode()}")
     if encoding == b"gzip" and body:
-        body = _inflate(body)
+        body = _inflate(body, most[1])
         hand.take(len(body))
     hand.work()
     return body
 
 
-async def _read(receive: Receive, hand: InHand) -> bytes:
+async def _read(receive: Receive, hand: InHand, most: int) -> bytes:
     task = hand.load.start_reading()
     try:
         message = await receive()
         body = _chunk(message, hand)
         if message.get("more_body"):
-            body = await _rest(bytearray(body), receive, hand)
+            body = await _rest(bytearray(body), receive, hand, most)
     except asyncio.CancelledError:
         if hand.load.is_overdue(task):
             task.uncancel()
@@ -246,14 +265,14 @@ async def _read(receive: Receive, hand: InHand) -> bytes:
         raise
     finally:
         hand.load.stop_reading(task)
-    if len(body) > BODY_BYTES:
-        raise Rejected(413, f"body: at most {BODY_BYTES} bytes")
+    if len(body) > most:
+        raise Rejected(413, f"body: at most {most} bytes")
     return body
 
 
-async def _rest(body: bytearray, receive: Receive, hand: InHand) -> bytes:
+async def _rest(body: bytearray, receive: Receive, hand: InHand, most: int) -> bytes:
     more = True
-    while more and len(body) <= BODY_BYTES:
+    while more and len(body) <= most:
         message = await receive()
         body += _chunk(message, hand)
         more = message.get("more_body", False)
@@ -269,14 +288,14 @@ def _chunk(message: Message, hand: InHand) -> bytes:
     return chunk
 
 
-def _inflate(body: bytes) -> bytes:
+def _inflate(body: bytes, most: int = INFLATED_BYTES) -> bytes:
     inflater = zlib.decompressobj(31)
     try:
-        inflated = inflater.decompress(body, INFLATED_BYTES + 1)
+        inflated = inflater.decompress(body, most + 1)
     except zlib.error:
         raise Rejected(400, "body: it is not gzip, as content-encoding says") from None
-    if len(inflated) > INFLATED_BYTES:
-        raise Rejected(413, f"body: at most {INFLATED_BYTES} bytes when inflated")
+    if len(inflated) > most:
+        raise Rejected(413, f"body: at most {most} bytes when inflated")
     if not inflater.eof:
         raise Rejected(400, "body: the gzip ends too early")
     if inflater.unused_data:
@@ -303,11 +322,27 @@ def bearer(headers: Headers) -> str | None:
     return value.strip() or None if scheme.lower() == "bearer" else None
 
 
-class Gate:
-    """Decides by key and token. Without a key the server is bound to loopback, and whoever reaches it is the app."""
+def cookie(headers: Headers) -> str | None:
+    return cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE)
 
-    def __init__(self, settings: Settings, tokens: Tokens, clock: Callable[[], float]) -> None:
-        self._key, self._tokens, self._clock = settings.api_key, tokens, clock
+
+def is_same_origin(headers: Headers) -> bool:
+    """By what a browser says of the page that asks, or of who else does: a page of another origin sends it, too, and
+    cannot leave it out. An address that was typed is nobody's page."""
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+    if site is not None:
+        return site in (b"same-origin", b"none")
+    return origin is None or origin.partition(b"://")[2] == headers.get(b"host")
+
+
+class Gate:
+    """Decides by key, token and cookie. Without a key the server is bound to loopback, and whoever reaches it is the
+    app."""
+
+    def __init__(
+        self, settings: Settings, tokens: Tokens, clock: Callable[[], float], viewers: ViewerTokens | None = None
+    ) -> None:
+        self._key, self._tokens, self._clock, self._viewers = settings.api_key, tokens, clock, viewers
 
     def has_key(self, headers: Headers) -> bool:
         return self._key is not None and hmac.compare_digest(
@@ -316,6 +351,20 @@ class Gate:
 
     def is_app(self, headers: Headers) -> bool:
         return self._key is None or self.has_key(headers)
+
+    def is_viewer(self, headers: Headers) -> bool:
+        """By its cookie. Raises Rejected: 403 where a page of another origin makes use of that."""
+        said = cookie(headers) if self._viewers is not None and b"authorization" not in headers else None
+        if self._viewers is None or said is None or not self._viewers.is_good(said, self._clock()):
+            return False
+        if not is_same_origin(headers):
+            raise Rejected(403, "cookie: pages of another origin may not make use of it")
+        return True
+
+    def reader(self, headers: Headers) -> None:
+        """Whoever may see calls: the app, or a viewer. Raises Rejected: 401, 403."""
+        if not self.is_app(headers) and not self.is_viewer(headers):
+            self.app_only(headers)
 
     def app_only(self, headers: Headers) -> None:
         """Raises Rejected: 401; 403 for a page, whose token is good but not for this."""

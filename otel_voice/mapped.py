@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from otel_voice import events as e
 from otel_voice import spans
 from otel_voice.session import Session
@@ -38,10 +40,50 @@ def made_spans(reader: Reader, session_id: str, capture: bool) -> list[spans.Spa
     return _mapped(reader, row, capture, float("inf")).take()[: row.made]
 
 
+class Growing:
+    """A session that is looked at again and again: what its log has got since is mapped, no more."""
+
+    def __init__(self, row: SessionRow, capture: bool, seen: int = 0) -> None:
+        """`seen` final spans are known already."""
+        self.no, self._session, self._seen = row.no, _session_of(row, capture), seen
+        self._last = 0
+        # Final ones so far, and after a look: the new ones, those not final yet, and the summary.
+        self.count = 0
+        self.spans: list[spans.Span] = []
+        self.unfinished: list[spans.Span] = []
+        self.summary: Summary | None = None
+
+    @property
+    def rests_until(self) -> float:
+        return self._session.rests_until
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more comes of it, unless somebody tells something after its end."""
+        return self.summary is not None and self._session.ended is not None and self.rests_until == math.inf
+
+    def look(self, reader: Reader, head: int | None, now: float) -> bool:
+        """At `now` (ms), with the log as far as its row `head`; False where the session was erased."""
+        if not reader.by_number([self.no]):
+            return False
+        rows, self._last = reader.log_after(self.no, head, self._last)
+        replay(self._session, rows)
+        self._session.advance(now)
+        made = self._session.take()
+        self.spans = made[max(0, self._seen - self.count) :]
+        self.count += len(made)
+        self.unfinished, self.summary = self._session.so_far()
+        return True
+
+
 def _mapped(reader: Reader, row: SessionRow, capture: bool, now: float) -> Session:
-    if row.status == "broken":
-        raise CannotMap(f"session {row.id} cannot be mapped by this version; its events are kept")
-    session = Session(row.id, capture)
+    session = _session_of(row, capture)
     replay(session, reader.log(row.no))
     session.advance(now)
     return session
+
+
+def _session_of(row: SessionRow, capture: bool) -> Session:
+    if row.status == "broken":
+        raise CannotMap(f"session {row.id} cannot be mapped by this version; its events are kept")
+    return Session(row.id, capture)

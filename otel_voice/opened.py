@@ -10,7 +10,7 @@ from typing import ParamSpec
 from otel_voice import events as e
 from otel_voice import spans
 from otel_voice.session import Session
-from otel_voice.store import SessionRow
+from otel_voice.store import Call, SessionRow
 from otel_voice.summary import Summary
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ class Open:
 
     __slots__ = (
         *("broken", "bytes", "erased", "events", "in_flight", "leaving", "made", "made_before", "new", "no"),
-        *("inbox", "over_since", "row", "session", "unsaved", "wakes"),
+        *("inbox", "over_since", "row", "said", "session", "unsaved", "wakes"),
     )
 
     def __init__(self, no: int, session: Session, new: bool, made: int = 0) -> None:
@@ -33,6 +33,8 @@ class Open:
         self.inbox: list[tuple[e.Record, float, Sequence[e.WireEvent] | None]] = []
         # Encoded, and not in the store yet.
         self.unsaved: list[bytes] = []
+        # The words in those, by turn.
+        self.said: list[tuple[int, str]] = []
         self.events = self.bytes = 0
         self.in_flight = 0
         # When time comes by, the next one last; an earlier one is put on top, so there are few.
@@ -89,6 +91,7 @@ class Open:
             started_at=summary.started_at,
             status=summary.status,
             summary=e.encode(summary),
+            call=call_of(summary),
         )
 
     def catch_up(self) -> None:
@@ -96,3 +99,27 @@ class Open:
         inbox, self.inbox = self.inbox, []
         for record, at, decoded in inbox:
             self.session.apply(record, at, decoded)
+
+
+def call_of(summary: Summary) -> Call:
+    tokens, latency = summary.tokens, summary.user_bot_latency_ms
+    return Call(
+        id=summary.session_id,
+        started_at=summary.started_at,
+        ended_at=summary.ended_at,
+        status=summary.status,
+        end_reason=summary.end_reason,
+        user_id=summary.user_id,
+        agent_name=summary.agent_name,
+        provider=summary.provider,
+        model=summary.model,
+        duration_ms=summary.duration_ms,
+        turns=summary.turn_count,
+        interruptions=summary.interruption_count,
+        tools=summary.tool_call_count,
+        tool_errors=summary.tool_error_count,
+        p50_ms=latency.p50,
+        p95_ms=latency.p95,
+        tokens=tokens.get("input_tokens", 0) + tokens.get("output_tokens", 0),
+        lost=summary.events_lost,
+    )

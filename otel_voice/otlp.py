@@ -51,7 +51,7 @@ def first_span(body: bytes) -> ProtoSpan:
 
 def as_json(body: bytes) -> dict[str, Any]:
     """An encoded request in OTLP's JSON, whose ids are hex. Raises google.protobuf.message.DecodeError."""
-    document = json_format.MessageToDict(ExportTraceServiceRequest.FromString(body))
+    document = json_format.MessageToDict(ExportTraceServiceRequest.FromString(body), use_integers_for_enums=True)
     for resource in document.get("resourceSpans", []):
         for scope in resource.get("scopeSpans", []):
             for span in scope.get("spans", []):

@@ -1,25 +1,30 @@
-"""Recordings: a provider session, a JSON line a frame -> the events that a page would have posted of it."""
+"""Recordings: a provider session, a JSON line a frame, or a downloaded session, a JSON line an event -> the events that
+pages would post of it."""
 
 from __future__ import annotations
 
 import hashlib
 import uuid
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from otel_voice import bodies
+from otel_voice import bodies, spans
 from otel_voice import events as e
-from otel_voice.adapters.allow import Forward, Provider
+from otel_voice.adapters.allow import Forward, Provider, reduce
+from otel_voice.download import RECORD_TYPES, Created, Ended, Looked, Refused, event_of
 from otel_voice.session import Session
+from otel_voice.summary import Summary
 
 # Frames without a time are told this far apart.
 FRAME_MS = 20.0
 # A recording may count its times from 0.
 BASE_MS = e.EARLIEST_MS
 END_REASON = "recording_ended"
+# Of one that was recorded here; who posts it names another.
+SOURCE = "replay"
 
 
 class Frame(Struct):
@@ -28,52 +33,169 @@ class Frame(Struct):
     ts: Annotated[float, Meta(ge=0, le=e.LATEST_MS)] | None = None
 
 
+class _Head(Struct):
+    type: str | None = None
+
+
+class Line(NamedTuple):
+    """What a source told and when it came (ms). Times of events are by the receiver's clock; `clock` is what the sender
+    said of its own."""
+
+    at: float
+    source: str | None
+    clock: e.Clock | None
+    what: e.WireEvent | e.Accepted | e.Ended
+
+
 class BadRecording(ValueError):
     """One sentence that names the line."""
 
 
 class Recording:
-    """A file's frames as numbered `provider_message` events, with times as they were recorded (ms)."""
+    """What a file holds (frames as numbered `provider_message` events), with times as they were recorded (ms).
 
-    def __init__(self, path: Path, provider: Provider) -> None:
-        content = path.read_bytes()
+    The frames' `provider` is told from their messages where nobody says it."""
+
+    def __init__(self, path: Path, provider: Provider | None = None) -> None:
+        self._read(path.read_bytes(), str(path), provider)
+
+    @classmethod
+    def of(cls, content: bytes, name: str, provider: Provider | None = None) -> Recording:
+        recording = cls.__new__(cls)
+        recording._read(content, name, provider)
+        return recording
+
+    def _read(self, content: bytes, name: str, provider: Provider | None) -> None:
         self.id = str(uuid.UUID(bytes=hashlib.sha256(content).digest()[:16]))
-        self.events = _events(_frames(content, path), provider)
-        if not self.events:
-            raise BadRecording(f"{path}: it holds no message of {provider} that says anything")
+        self.new: e.NewSession | None = None
+        # Up to when time had passed when it was downloaded.
+        self.looked_at = float("inf")
+        self.is_download = _is_download(content)
+        if self.is_download:
+            self.lines = self._downloaded(content, name)
+        else:
+            self.lines = _frame_lines(_frames(content, name), provider, name)
+
+    @property
+    def events(self) -> list[e.WireEvent]:
+        return [line.what for line in self.lines if not isinstance(line.what, e.Accepted | e.Ended)]
 
     @property
     def start(self) -> float:
-        return self.events[0].ts or 0.0
+        """The first event; of frames, they are in order."""
+        return min(event.ts or 0.0 for event in self.events)
 
     @property
     def end(self) -> float:
-        return max(event.ts or 0.0 for event in self.events)
+        return max(max(event.ts or 0.0 for event in self.events), *(line.at for line in self.lines))
 
-    def moved_to(self, start: float) -> list[e.ProviderMessage]:
+    def moved_to(self, start: float) -> list[e.WireEvent]:
         """The events with the first one at `start`."""
         shift = start - self.start
         return [msgspec.structs.replace(event, ts=(event.ts or 0) + shift) for event in self.events]
 
     def session(self, session_id: str | None = None, capture_content: bool = True) -> Session:
-        """The session that a receiver would have made of it, ended after the last frame."""
+        """The session that a receiver would have made of it; frames end after the last one."""
         session = Session(session_id or self.id, capture_content)
-        for event in self.events:
-            session.apply(e.Accepted([Raw(e.encode(event))], source="replay"), at=event.ts or 0.0)
-        session.apply(e.Ended(END_REASON, len(self.events) - 1, "replay"), at=self.end)
-        session.advance(float("inf"))
+        if self.new is not None:
+            session.apply(e.Created(self.new), at=self.lines[0].at)
+        for at, source, _, what in self.lines:
+            if isinstance(what, e.Accepted | e.Ended):
+                session.apply(what, at)
+            else:
+                session.apply(e.Accepted([Raw(e.encode(what))], source), at)
+        session.advance(self.looked_at)
         return session
 
+    def look(self) -> tuple[list[spans.Span], Summary]:
+        """All spans, those that are not final marked open, and the summary."""
+        session = self.session()
+        final = session.take()
+        unfinished, summary = session.so_far()
+        return final + unfinished, summary
 
-def _frames(content: bytes, path: Path) -> list[Frame]:
-    frames = []
-    for number, line in enumerate(content.splitlines(), 1):
-        if line.strip():
+    def _downloaded(self, content: bytes, name: str) -> list[Line]:
+        found: list[Line] = []
+        clock: dict[str | None, e.Clock | None] = {}
+        for number, line in _numbered(content):
             try:
-                frames.append(bodies.decode(line, Frame))
+                read = self._line(line)
             except bodies.Refused as error:
-                raise BadRecording(f"{path}, line {number}: {error}") from None
+                raise BadRecording(f"{name}, line {number}: {error}") from None
+            if read is not None and read.clock != clock.get(read.source):
+                clock[read.source] = read.clock
+                found.append(read._replace(what=e.Accepted([], read.source, read.clock)))
+            found += [read] if read is not None else []
+        # One that somebody has put together himself may be in any order.
+        found.sort(key=lambda line: line.at)
+        if not any(not isinstance(line.what, e.Accepted | e.Ended) for line in found):
+            raise BadRecording(f"{name}: it holds no event")
+        return found
+
+    def _line(self, line: bytes) -> Line | None:
+        """Raises Refused."""
+        bodies.check(line)
+        record_type = RECORD_TYPES.get(bodies.decode(line, _Head).type or "")
+        if record_type is None:
+            at, source, clock, event = event_of(line)
+            if isinstance(event, e.ProviderMessage):
+                event.message = reduce(event.provider, event.dir, event.message) or {}
+            return Line(at, source, clock, event)
+        match bodies.decode(line, record_type):
+            case Created(session=new):
+                self.new = self.new or msgspec.structs.replace(new, session_id=None)
+            case Ended(at=at, reason=reason, last_seq=last_seq, source=source):
+                return Line(at, source, None, e.Ended(reason, last_seq, source))
+            case Refused(at=at, seqs=seqs, source=source):
+                return Line(at, source, None, e.Accepted([], source, None, seqs))
+            case Looked(at=at, session_id=session_id):
+                self.looked_at, self.id = at, _canonical(session_id)
+        return None
+
+
+def _canonical(session_id: str) -> str:
+    try:
+        return spans.session_id(session_id)
+    except ValueError as error:
+        raise bodies.Refused(str(error)) from None
+
+
+def _numbered(content: bytes) -> list[tuple[int, bytes]]:
+    return [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
+
+
+def _is_download(content: bytes) -> bool:
+    """By its first line: an event has a type, a frame none."""
+    first = next((line for _, line in _numbered(content)), b"{}")
+    try:
+        return bodies.decode(first, _Head).type is not None
+    except bodies.Refused:
+        return False
+
+
+def _frames(content: bytes, name: str) -> list[Frame]:
+    frames = []
+    for number, line in _numbered(content):
+        try:
+            frames.append(bodies.decode(line, Frame))
+        except bodies.Refused as error:
+            raise BadRecording(f"{name}, line {number}: {error}") from None
     return frames
+
+
+def _frame_lines(frames: list[Frame], provider: Provider | None, name: str) -> list[Line]:
+    told = provider or _provider_of(frames)
+    events = _events(frames, told)
+    if not events:
+        raise BadRecording(f"{name}: it holds no message of {told} that says anything")
+    end = e.Ended(END_REASON, len(events) - 1, SOURCE)
+    last = max(event.ts or 0.0 for event in events)
+    return [*(Line(event.ts or 0.0, SOURCE, None, event) for event in events), Line(last, SOURCE, None, end)]
+
+
+def _provider_of(frames: list[Frame]) -> Provider:
+    """OpenAI's messages have types, Gemini's have none."""
+    return "openai-realtime" if any("type" in frame.message for frame in frames) else "gemini-live"
 
 
 def _events(frames: list[Frame], provider: Provider) -> list[e.ProviderMessage]:

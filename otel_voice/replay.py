@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 import msgspec
+from msgspec.structs import replace
 
-from otel_voice.events import ProviderMessage
+from otel_voice.events import Accepted, Clock, Ended, NewSession, SessionEnd, WireEvent
 from otel_voice.receiver import Made
 from otel_voice.recording import END_REASON, Recording
 from otel_voice.summary import Summary
@@ -23,6 +24,15 @@ BATCH_BYTES = 2**19
 # A page posts at most once a second.
 EVERY_S = 1.0
 TRIES = 8
+
+
+class Posted(NamedTuple):
+    """An event, with its time by the clock of its sender, or an end; and when it came in the recording (ms)."""
+
+    at: float
+    source: str | None
+    clock: Clock | None
+    what: WireEvent | Ended
 
 
 class ReplayFailed(Exception):
@@ -42,23 +52,44 @@ def replay(
     (None: as fast as the receiver takes it). Raises ReplayFailed."""
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     with _client(endpoint) as http:
-        new = {"session_id": session_id, "agent_name": agent_name}
+        new = msgspec.to_builtins(recording.new or NewSession())
+        new |= {key: value for key, value in (("session_id", session_id), ("agent_name", agent_name)) if value}
         # Who is not there at the start is no receiver that restarts.
-        answer = _call(http, "/v1/sessions", {key: value for key, value in new.items() if value}, headers, tries=1)
+        answer = _call(http, "/v1/sessions", new, headers, tries=1)
         made = _decoded(answer, Made)
-        source = uuid.uuid4().hex
         length = (recording.end - recording.start) / 1000
         begun = time.time()
         ends = begun + (length / speed if speed else 0)
-        sent = 0
-        for events in _batches(recording.moved_to((ends - length) * 1000), speed, begun):
-            body = {"source": source, "token": made.token, "sent_at": time.time() * 1000, "events": events}
-            _call(http, f"/v1/sessions/{made.session_id}/events", body)
-            on_progress(len(events))
-            sent += len(events)
-        end = {"reason": END_REASON, "last_seq": sent - 1, "source": source, "token": made.token}
-        answer = _call(http, f"/v1/sessions/{made.session_id}/end", end)
+        shift = (ends - length) * 1000 - recording.start
+        for request in _requests(_posted(recording, shift), speed, begun):
+            body = {**request, "token": made.token}
+            if "events" in request:
+                _call(http, f"/v1/sessions/{made.session_id}/events", {**body, "sent_at": time.time() * 1000})
+                on_progress(len(request["events"]))
+            else:
+                answer = _call(http, f"/v1/sessions/{made.session_id}/end", body)
         return _decoded(answer, Summary)
+
+
+def _posted(recording: Recording, shift: float) -> list[Posted]:
+    """What is told over HTTP, an end last: the one that there was, which says nothing new. A provider's frames come
+    from a new source each time, a download's events from their own."""
+    source = None if recording.is_download else uuid.uuid4().hex
+    posted, reason = list[Posted](), END_REASON
+    for line in recording.lines:
+        what = line.what
+        if isinstance(what, Accepted):
+            continue
+        if isinstance(what, Ended | SessionEnd):
+            reason = what.reason
+        if isinstance(what, Ended):
+            what = replace(what, source=source or what.source)
+        else:
+            offset = line.clock.offset if line.clock else 0.0
+            what = replace(what, ts=(what.ts or 0.0) + shift - offset)
+        posted.append(Posted(line.at, source or line.source, line.clock, what))
+    last = posted[-1]
+    return posted if isinstance(last.what, Ended) else [*posted, last._replace(what=Ended(reason))]
 
 
 def _client(endpoint: str) -> httpx.Client:
@@ -68,20 +99,31 @@ def _client(endpoint: str) -> httpx.Client:
         raise ReplayFailed(f"{endpoint} is no address of a receiver: {error}") from None
 
 
-def _batches(events: list[ProviderMessage], speed: float | None, begun: float) -> Iterator[list[ProviderMessage]]:
-    """Batches, each when its last event is due."""
-    first, opened, size = events[0].ts or 0.0, begun, 0
-    batch: list[ProviderMessage] = []
-    for event in events:
-        due = begun + ((event.ts or 0.0) - first) / 1000 / speed if speed else begun
-        length = len(msgspec.json.encode(event))
-        if batch and (due - opened > EVERY_S or len(batch) == BATCH or size + length > BATCH_BYTES):
-            yield batch
+def _requests(posted: list[Posted], speed: float | None, begun: float) -> Iterator[dict[str, Any]]:
+    """Ends, and batches of one source and clock, each when its last event is due."""
+    opened, size = begun, 0
+    batch: list[Posted] = []
+    for each in posted:
+        due = begun + (each.at - posted[0].at) / 1000 / speed if speed else begun
+        length = len(msgspec.json.encode(each.what))
+        is_full = due - opened > EVERY_S or len(batch) == BATCH or size + length > BATCH_BYTES
+        if batch and (is_full or isinstance(each.what, Ended) or batch[0][1:3] != each[1:3]):
+            yield _batch(batch)
             batch, opened, size = [], due, 0
         time.sleep(max(0.0, due - time.time()))
-        batch.append(event)
-        size += length
-    yield batch
+        if isinstance(each.what, Ended):
+            yield _said(reason=each.what.reason, last_seq=each.what.last_seq, source=each.what.source)
+        else:
+            batch.append(each)
+            size += length
+
+
+def _batch(posted: list[Posted]) -> dict[str, Any]:
+    return _said(source=posted[0].source, clock=posted[0].clock, events=[each.what for each in posted])
+
+
+def _said(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _call(

@@ -7,6 +7,7 @@ them, by an event or by time; one that is over leaves the memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import math
@@ -16,6 +17,7 @@ from itertools import islice
 
 from otel_voice import events as e
 from otel_voice import spans
+from otel_voice.changes import Changes
 from otel_voice.loud import OnceAMinute
 from otel_voice.mapped import look, replay
 from otel_voice.opened import Open
@@ -23,6 +25,7 @@ from otel_voice.otlp import Encoder
 from otel_voice.session import Session, told_from
 from otel_voice.store import Append, Counted, Flush, SessionRow, Store, Unavailable
 from otel_voice.summary import Summary
+from otel_voice.words import said_in
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ class Sessions:
         self._last_at: float = store.last_at
         self._looked_at = clock() * 1000
         self.on_made: Callable[[], None] = lambda: None
+        self._listening: list[Changes] = []
         self.refused = 0
         self._cannot_write = OnceAMinute()
 
@@ -315,6 +319,7 @@ class Sessions:
     def _encode(self, entry: Open, finished: list[spans.Span]) -> None:
         self._unsaved[entry.no] = entry
         entry.unsaved += map(self._encoder.request, finished)
+        entry.said += said_in(finished)
 
     async def flush(self) -> None:
         """Writes the sessions' rows, each in one transaction with its new spans; keeps them for later if it fails."""
@@ -363,18 +368,22 @@ class Sessions:
         living = [entry for entry in entries if not entry.erased and not entry.new]
         for entry in living:
             self._catch_up(entry)
-        made = [(entry, entry.unsaved) for entry in living if entry.unsaved]
-        for entry, unsaved in made:
-            entry.made, entry.unsaved = entry.made + len(unsaved), []
+        made = [(entry, entry.unsaved, entry.said) for entry in living if entry.unsaved]
+        for entry, unsaved, _ in made:
+            entry.made, entry.unsaved, entry.said = entry.made + len(unsaved), [], []
         rows = [entry.summarized(n < so_far) for n, entry in enumerate(living)]
-        bodies = [(entry.no, body) for entry, unsaved in made for body in unsaved]
+        bodies = [(entry.no, body) for entry, unsaved, _ in made for body in unsaved]
+        said = [(entry.no, *turn) for entry, _, turns in made for turn in turns]
         counted = [Counted(entry.no, events, entry.is_over) for entry, events in whole if not entry.erased]
         try:
-            await self._store.flush(Flush(rows, bodies, applied, self._last_at, counted))
+            await self._store.flush(Flush(rows, bodies, applied, self._last_at, counted, said))
         except Unavailable:
-            for entry, unsaved in made:
+            for entry, unsaved, turns in made:
                 entry.made, entry.unsaved = entry.made - len(unsaved), unsaved + entry.unsaved
+                entry.said = turns + entry.said
             raise
+        for changes in self._listening:
+            changes.note(rows, self._last_at)
         for entry in entries:
             if entry.erased or not entry.unsaved:
                 self._unsaved.pop(entry.no, None)
@@ -398,6 +407,21 @@ class Sessions:
         if (entry := self._open.get(row.id)) is not None:
             self._catch_up(entry)
         return row.summary if entry is None or entry.broken else e.encode(entry.summary(so_far=True))
+
+    @contextlib.contextmanager
+    def changes(self) -> Iterator[Changes]:
+        """Hears of every row that is written."""
+        changes = Changes()
+        self._listening.append(changes)
+        try:
+            yield changes
+        finally:
+            self._listening.remove(changes)
+
+    @property
+    def now(self) -> float:
+        """Up to when time has passed for the sessions (ms)."""
+        return self._safe_now()
 
     async def look(self, session_id: str) -> tuple[list[spans.Span], Summary] | None:
         """All spans of a session, those not final yet marked open, and its summary; None if nobody knows it."""

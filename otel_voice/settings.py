@@ -58,6 +58,11 @@ class Settings(Struct, frozen=True):
     export: Export | None = None
     # The operator has said that spans go nowhere; without an address they wait for one.
     export_nothing: bool = False
+    # Where a trace can be looked at: its id is added to these.
+    jaeger_url: str | None = None
+    langfuse_url: str | None = None
+    # For whom the pages are where there is an API key; they get a cookie for it.
+    viewer_token: str | None = None
 
     @property
     def loopback(self) -> bool:
@@ -92,9 +97,10 @@ def read(
         resource=_resource(env),
         export=export(env),
         export_nothing=_choice(env, "OTEL_TRACES_EXPORTER", "otlp", ("otlp", "none")) == "none",
+        jaeger_url=_page(env, "OTEL_VOICE_JAEGER_URL"),
+        langfuse_url=_page(env, "OTEL_VOICE_LANGFUSE_URL"),
+        viewer_token=_secret(env, "OTEL_VOICE_VIEWER_TOKEN", 16),
     )
-    if env.get("OTEL_VOICE_JAEGER_URL"):
-        _url("OTEL_VOICE_JAEGER_URL", env["OTEL_VOICE_JAEGER_URL"])
     if settings.api_key is None and not settings.loopback:
         raise BadSetting(
             f"--host {settings.host} can be reached from outside: set OTEL_VOICE_API_KEY, or bind 127.0.0.1"
@@ -246,6 +252,12 @@ def _url(name: str, url: str) -> str:
     if not valid:
         raise BadSetting(f"{name} must be an address like http://127.0.0.1:4318, not {url!r}")
     return url
+
+
+def _page(env: Mapping[str, str], name: str) -> str | None:
+    """An address that more is added to."""
+    url = env.get(name)
+    return _url(name, url).rstrip("/") if url else None
 
 
 def _headers(env: Mapping[str, str]) -> dict[str, str]:

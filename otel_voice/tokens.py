@@ -1,7 +1,9 @@
-"""Session tokens: signed, bound to one session, with an expiry. The key lies outside the database."""
+"""Session tokens: signed, bound to one session, with an expiry. The key lies outside the database. And what a viewer's
+cookie holds, signed apart from them."""
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 from collections import OrderedDict
@@ -78,3 +80,31 @@ class Tokens:
         # An app that has the key may sign tokens itself, with claims of any type.
         except (jwt.InvalidTokenError, KeyError, ValueError, TypeError, OverflowError):
             raise Invalid("token: it was not made by this receiver") from None
+
+
+class ViewerTokens:
+    """What a viewer's cookie holds: it opens what viewers may read until it expires, and tells nothing of the
+    operator's `secret`. With another key or another secret it is void."""
+
+    AUDIENCE = "otel_voice viewer"
+
+    def __init__(self, secret: str, key: bytes, *older: bytes) -> None:
+        self._secret = secret.encode()
+        self._keys = [hmac.digest(each, b"otel_voice viewer " + self._secret, "sha256") for each in (key, *older)]
+
+    def is_secret(self, said: str) -> bool:
+        return hmac.compare_digest(said.encode("utf-8", "replace"), self._secret)
+
+    def mint(self, expires_at: float) -> str:
+        """`expires_at` is in seconds since the epoch."""
+        return jwt.encode({"aud": self.AUDIENCE, "exp": int(expires_at)}, self._keys[0], ALGORITHM)
+
+    def is_good(self, token: str, now: float) -> bool:
+        return any(self._expiry(token, key) > now for key in self._keys)
+
+    def _expiry(self, token: str, key: bytes) -> float:
+        try:
+            options: jwt.types.Options = {"require": ["aud", "exp"], "verify_exp": False}
+            return int(jwt.decode(token, key, [ALGORITHM], options, audience=self.AUDIENCE)["exp"])
+        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
+            return 0.0

@@ -3,57 +3,172 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple, cast, get_args
 
 from msgspec import Raw
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from otel_voice.edge import JSON, Gate, Rejected, bearer, canonical, headers_of
+from otel_voice import download
+from otel_voice.adapters.allow import Provider
+from otel_voice.edge import JSON, Gate, Load, Rejected, bearer, body_of, canonical, headers_of
+from otel_voice.filters import filter_of
+from otel_voice.otlp import Encoder
+from otel_voice.recording import BadRecording, Recording
 from otel_voice.sessions import Sessions
-from otel_voice.store import Store
+from otel_voice.spans import Span
+from otel_voice.store import Filter, SessionRow, Store
+from otel_voice.summary import Summary
 
 PAGE = 50
 LARGEST_PAGE = 500
+# A file that is looked at, as it comes and inflated: a call of an hour has some 2 MiB.
+VIEWED_BYTES = (8 * 2**20, 16 * 2**20)
+NO_WORDS = "this SQLite was built without FTS5: transcripts were not searched"
+
+
+class Links(NamedTuple):
+    """Where a backend shows traces; None where it has no address."""
+
+    jaeger: str | None = None
+    langfuse: str | None = None
+
+    def to(self, trace_id: str) -> dict[str, str | None]:
+        return {
+            "jaeger": self.jaeger and f"{self.jaeger}/trace/{trace_id}",
+            "langfuse": self.langfuse and f"{self.langfuse}/traces/{trace_id}",
+        }
 
 
 class Viewer:
-    def __init__(self, sessions: Sessions, store: Store, gate: Gate) -> None:
-        self._sessions, self._store, self._gate = sessions, store, gate
+    def __init__(
+        self, sessions: Sessions, store: Store, gate: Gate, load: Load, links: Links, encoder: Encoder
+    ) -> None:
+        self._sessions, self._store, self._gate, self._load = sessions, store, gate, load
+        self._links, self._encoder = links, encoder
+        # A file may be long work, and other work has to go on.
+        self._viewing = asyncio.Lock()
 
     def routes(self) -> list[Route]:
         return [
             Route("/v1/sessions", self.sessions, methods=["GET"]),
+            Route("/v1/sessions/plots", self.plots, methods=["GET"]),
             Route("/v1/sessions/{id}", self.summary, methods=["GET"]),
             Route("/v1/sessions/{id}/spans", self.spans, methods=["GET"]),
+            # Beside the POST of the same path, which has the name "events".
+            Route("/v1/sessions/{id}/events", self.events, methods=["GET"], name="download"),
+            Route("/v1/sessions/{id}/otlp", self.otlp, methods=["GET"]),
+            Route("/v1/view", self.view, methods=["POST"]),
         ]
 
     async def sessions(self, request: Request) -> Response:
-        self._gate.app_only(headers_of(request.scope))
+        self._gate.reader(headers_of(request.scope))
         limit = _limit(request.query_params.get("limit"))
         before = _cursor(request.query_params.get("before"))
-        rows = await asyncio.to_thread(self._store.reader.sessions, limit + 1, before)
+        chosen = filter_of(request.query_params)
+        rows = await asyncio.to_thread(self._rows, chosen, limit + 1, before)
         more, rows = len(rows) > limit, rows[:limit]
         page = [Raw(summary) for row in rows if (summary := self._sessions.summary_of(row))]
-        return JSON({"sessions": page, "next": str(rows[-1].no) if more else None})
+        return JSON({"sessions": page, "next": str(rows[-1].no) if more else None, **self._searched(chosen)})
+
+    def _rows(self, chosen: Filter, limit: int, before: int | None) -> list[SessionRow]:
+        if chosen == Filter():
+            return self._store.reader.sessions(limit, before)
+        return self._store.calls.found(chosen, limit, before)
+
+    def _searched(self, chosen: Filter) -> dict[str, str]:
+        return {"note": NO_WORDS} if chosen.text and not self._store.has_words else {}
+
+    async def plots(self, request: Request) -> Response:
+        self._gate.reader(headers_of(request.scope))
+        chosen = filter_of(request.query_params)
+        of = await asyncio.to_thread(self._store.calls.plots, chosen)
+        plots = {
+            "count": of.calls,
+            "over_time": {"from": of.first, "bin_ms": of.bin_ms, "counts": of.starts},
+            "latency": {"bin_ms": of.latency_bin_ms, "p50": of.p50, "p95": of.p95},
+            "end_reasons": of.end_reasons,
+        }
+        return JSON({**plots, **self._searched(chosen)})
 
     async def summary(self, request: Request) -> Response:
         session_id = canonical(request.path_params["id"])
         headers = headers_of(request.scope)
-        self._gate.page_or_app(headers, bearer(headers), session_id)
+        if not self._gate.is_viewer(headers):
+            self._gate.page_or_app(headers, bearer(headers), session_id)
         summary = await self._sessions.summary(session_id)
         if summary is None:
             raise Rejected(404, f"session {session_id} is not known")
         return JSON(summary)
 
     async def spans(self, request: Request) -> Response:
-        self._gate.app_only(headers_of(request.scope))
+        spans, summary = await self._look(request)
+        return JSON(_looked(spans, summary, self._links))
+
+    async def _look(self, request: Request) -> tuple[list[Span], Summary]:
+        self._gate.reader(headers_of(request.scope))
         session_id = canonical(request.path_params["id"])
         looked = await self._sessions.look(session_id)
         if looked is None:
             raise Rejected(404, f"session {session_id} is not known")
-        spans, summary = looked
-        return JSON({"session_id": session_id, "trace_id": summary.trace_id, "spans": spans})
+        return looked
+
+    async def events(self, request: Request) -> Response:
+        self._gate.reader(headers_of(request.scope))
+        session_id = canonical(request.path_params["id"])
+        now = self._sessions.now
+        row = self._store.session(session_id)
+        if row is None:
+            raise Rejected(404, f"session {session_id} is not known")
+        rows = await asyncio.to_thread(self._store.reader.log, row.no)
+        headers = _as_file(f"{session_id}.jsonl")
+        lines = download.lines(session_id, rows, now)
+        return StreamingResponse(lines, headers=headers, media_type="application/x-ndjson")
+
+    async def otlp(self, request: Request) -> Response:
+        spans, summary = await self._look(request)
+        final = [span for span in spans if not span.open]
+        document = await asyncio.to_thread(download.document, final, self._encoder)
+        return JSON(document, headers=_as_file(f"{summary.session_id}.json"))
+
+    async def view(self, request: Request) -> Response:
+        """A file's session; nothing of it is stored."""
+        headers = headers_of(request.scope)
+        self._gate.reader(headers)
+        provider = _provider(request.query_params.get("provider"))
+        with self._load.request() as hand:
+            body = await body_of(headers, request.receive, (), hand, VIEWED_BYTES)
+            async with self._viewing:
+                try:
+                    spans, summary = await asyncio.to_thread(_mapped, body, provider)
+                except BadRecording as error:
+                    raise Rejected(422, str(error)) from None
+        return JSON(_looked(spans, summary, Links()))
+
+
+def _looked(spans: list[Span], summary: Summary, links: Links) -> dict[str, object]:
+    return {
+        "session_id": summary.session_id,
+        "trace_id": summary.trace_id,
+        "summary": summary,
+        "links": links.to(summary.trace_id),
+        "spans": spans,
+    }
+
+
+def _mapped(content: bytes, provider: Provider | None) -> tuple[list[Span], Summary]:
+    return Recording.of(content, "body", provider).look()
+
+
+def _as_file(name: str) -> dict[str, str]:
+    return {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
+
+
+def _provider(name: str | None) -> Provider | None:
+    if name not in (None, "", *get_args(Provider)):
+        raise Rejected(422, f"provider: must be {' or '.join(get_args(Provider))}")
+    return cast("Provider | None", name or None)
 
 
 def _limit(text: str | None) -> int:

@@ -109,7 +109,6 @@ def test_the_version_is_the_packages(run: Run) -> None:
         (),
         ("fly",),
         ("replay",),
-        ("replay", BARGE_IN),
         ("replay", BARGE_IN, "--provider", "siri"),
         *[("replay", BARGE_IN, *GEMINI, "--speed", speed) for speed in ("0", "-1", "nan", "inf", "fast")],
         ("replay", BARGE_IN, *GEMINI, "--speed", "2", "--instant"),

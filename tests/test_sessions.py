@@ -21,12 +21,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 
 from otel_voice import events as e
+from otel_voice.changes import Changes
 from otel_voice.mapped import CannotMap, look, replay
 from otel_voice.otlp import Encoder
 from otel_voice.session import Session
 from otel_voice.sessions import FLUSHED_AT_ONCE, Busy, Sessions, UsedUp
 from otel_voice.spans import trace_id
-from otel_voice.store import FILE, Store, Unavailable
+from otel_voice.store import FILE, Filter, SessionRow, Store, Unavailable
 from tests.real import spans_in, wait_for
 from tests.running import without
 
@@ -392,6 +393,54 @@ async def test_a_crash_while_spans_could_not_be_stored_costs_none(tmp_path: Path
     async with started(tmp_path, clock) as second:
         await pass_time(second, clock, OVER, 60)
         assert sorted(second.names) == ["invoke_agent"] * 2 + ["voice_session"] * 2
+
+
+def found(receiver: Receiver, text: str) -> int:
+    return len(receiver.store.calls.found(Filter(text=text), 10))
+
+
+async def test_words_of_turns_that_could_not_be_stored_are_found_once_they_are(
+    receiver: Receiver, clock: Clock, tmp_path: Path
+) -> None:
+    page = Page("s", clock)
+    await receiver.sessions.accept("s", page.batch(turn(1), turn(2)))
+    with without(tmp_path, "outbox"):
+        await pass_time(receiver, clock, 60)
+        assert found(receiver, "ask") == 0
+    await pass_time(receiver, clock, 5)
+    assert (found(receiver, "ask"), found(receiver, "ask 2"), found(receiver, "ask 3")) == (1, 1, 0)
+
+
+async def test_words_outlive_a_crash_and_are_told_once(tmp_path: Path, clock: Clock) -> None:
+    async with started(tmp_path, clock) as receiver:
+        await receiver.sessions.accept("s", Page("s", clock).batch(turn(1), turn(2), END))
+        await receiver.crash()
+    for _ in range(2):
+        async with started(tmp_path, clock) as receiver:
+            await pass_time(receiver, clock, 60)
+            assert found(receiver, "ask 1") == found(receiver, "ask 2") == 1
+            with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+                assert db.execute("SELECT rowid & 4095, text FROM words").fetchall() == [
+                    (1, "ask 1\nyes"),
+                    (2, "ask 2\nyes"),
+                ]
+
+
+async def test_who_listens_hears_of_every_row_that_is_written_and_of_the_latest_where_they_are_many(
+    receiver: Receiver, clock: Clock
+) -> None:
+    with receiver.sessions.changes() as changes:
+        for n in range(Changes.MOST + 5):
+            await receiver.sessions.create(e.NewSession(), f"s{n}")
+        await receiver.sessions.flush()
+        heard = [json.loads(summary)["session_id"] for summary in changes.take()]
+        assert heard == [f"s{n}" for n in reversed(range(5, Changes.MOST + 5))]
+        assert (changes.take(), changes.at) == ([], clock.now * 1000)
+        await receiver.sessions.accept("s1", Page("s1", clock).batch(turn(1)))
+        await receiver.sessions.flush()
+        changes.add_older([SessionRow(2, "s1", 0, None, 0.0, "open", b"old")], 1.0)
+        (summary,) = changes.take()
+        assert summary != b"old" and changes.at == clock.now * 1000
 
 
 async def test_a_flush_that_its_caller_gave_up_loses_nothing_when_it_fails(

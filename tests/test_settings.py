@@ -51,6 +51,20 @@ def test_an_address_that_others_reach_needs_a_key(host: str) -> None:
     assert read({"OTEL_VOICE_API_KEY": SECRET}, host=host).host == host
 
 
+def test_where_traces_can_be_looked_at_and_by_whom() -> None:
+    settings = read(
+        {
+            "OTEL_VOICE_JAEGER_URL": "http://127.0.0.1:16686/",
+            "OTEL_VOICE_LANGFUSE_URL": "https://cloud.langfuse.com/project/p",
+            "OTEL_VOICE_VIEWER_TOKEN": SECRET,
+        }
+    )
+    assert settings.jaeger_url == "http://127.0.0.1:16686"
+    assert settings.langfuse_url == "https://cloud.langfuse.com/project/p"
+    assert settings.viewer_token == SECRET
+    assert read({}).jaeger_url is read({}).langfuse_url is read({}).viewer_token is None
+
+
 OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 BAD: list[tuple[dict[str, str], str]] = [
     ({"OTEL_VOICE_PORT": "http"}, "OTEL_VOICE_PORT must be a number from 0 to 65535"),
@@ -91,6 +105,8 @@ BAD: list[tuple[dict[str, str], str]] = [
     ({"OTEL_VOICE_RETENTION_DAYS": "0.5"}, "OTEL_VOICE_RETENTION_DAYS must be a number from 1 to 36500"),
     ({"OTEL_VOICE_RETENTION_DAYS": "nan"}, "OTEL_VOICE_RETENTION_DAYS must"),
     ({"OTEL_VOICE_JAEGER_URL": "127.0.0.1:16686"}, "OTEL_VOICE_JAEGER_URL must be an address"),
+    ({"OTEL_VOICE_LANGFUSE_URL": "cloud.langfuse.com"}, "OTEL_VOICE_LANGFUSE_URL must be an address"),
+    ({"OTEL_VOICE_VIEWER_TOKEN": "s3cr3t"}, "OTEL_VOICE_VIEWER_TOKEN must have at least 16 characters"),
     ({"OTEL_VOICE_MAX_STORE_MIB": "1"}, "OTEL_VOICE_MAX_STORE_MIB must be a number from 16"),
     ({"LANGFUSE_PUBLIC_KEY": "pk"}, "LANGFUSE_SECRET_KEY is not set: Langfuse needs both keys"),
     ({"LANGFUSE_SECRET_KEY": SECRET}, "LANGFUSE_PUBLIC_KEY is not set: Langfuse needs both keys"),

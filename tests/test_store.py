@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from otel_voice.store import (
     FILE,
     Append,
+    Call,
+    Condition,
     Counted,
     Damaged,
+    Filter,
     Flush,
     Locked,
     LogRow,
@@ -26,10 +31,12 @@ from otel_voice.store import (
     SessionRow,
     Store,
     Unavailable,
+    calls,
     drop,
     lock,
     retry,
 )
+from otel_voice.store import file as store_file
 from otel_voice.store.file import SUSPECT
 from tests.real import COLLECTOR_CONFIG
 from tests.running import damage, without
@@ -730,3 +737,219 @@ async def test_only_sessions_that_time_will_touch_are_open(store: Store) -> None
     await appending(store, 2, b"x")
     await flushing(store, row(1), row(2, due=None), flushed=2)
     assert [each.no for each in store.reader.open_sessions()] == [1]
+
+
+# Calls, and the words in them
+
+
+def called(no: int, at: float = 1.0, said: tuple[str, ...] = (), **columns: Any) -> Flush:
+    """A session's row, its call and its words."""
+    of = Call(**{"id": f"session-{no}", "started_at": float(no), **columns})
+    return Flush([row(no)._replace(call=of)], [], 0, at, [], [(no, n, text) for n, text in enumerate(said, 1)])
+
+
+async def made(store: Store, *flushes: Flush) -> None:
+    for flush in flushes:
+        (each,) = flush.rows
+        await appending(store, each.no, b"x")
+        await store.flush(flush)
+
+
+def numbers(store: Store, text: str = "", **exact: str) -> list[int]:
+    conditions = [Condition(column, "=", value) for column, value in exact.items()]
+    return [found.no for found in store.calls.found(Filter(conditions, text), 100)]
+
+
+async def test_a_call_is_listed_from_its_first_record_on(store: Store) -> None:
+    await appending(store, 1, b"x", at=7.0)
+    assert numbers(store, status="open") == [1]
+    await store.flush(called(1, status="ended", user_id="ada"))
+    assert (numbers(store, status="open"), numbers(store, status="ended", user_id="ada")) == ([], [1])
+
+
+async def test_calls_are_found_by_pages_the_latest_first(store: Store) -> None:
+    await made(store, *(called(n, user_id="ada" if n % 2 else "bob") for n in range(1, 8)))
+    ada = Filter([Condition("user_id", "=", "ada")])
+    assert [found.no for found in store.calls.found(ada, 2)] == [7, 5]
+    assert [found.no for found in store.calls.found(ada, 2, before=5)] == [3, 1]
+
+
+async def test_what_changed_since_is_known(store: Store) -> None:
+    await made(store, *(called(n, at=100.0 * n) for n in range(1, 5)))
+    await store.flush(called(1, at=500.0))
+    assert [found.no for found in store.calls.changed(200.0, 10)] == [4, 3, 1]
+    assert [found.no for found in store.calls.changed(200.0, 2)] == [4, 3]
+
+
+async def test_a_turns_words_are_found_and_only_together(store: Store) -> None:
+    await made(store, called(1, said=("hello there", "general question")), called(2, said=("hello again",)))
+    assert (numbers(store, "hello"), numbers(store, "hello the"), numbers(store, "hello general")) == ([2, 1], [1], [])
+
+
+async def test_words_that_are_told_again_are_found_once(store: Store) -> None:
+    await made(store, called(1, said=("first",)))
+    await store.flush(called(1, said=("second",)))
+    assert (numbers(store, "first"), numbers(store, "second")) == ([], [1])
+
+
+async def test_of_a_call_with_more_turns_than_have_a_number_the_first_are_found(store: Store) -> None:
+    await made(store, called(1), called(2, said=("mine",)))
+    last = 2**calls.TURN_BITS - 1
+    await store.flush(Flush([], [], 0, said=[(1, last, "last"), (1, last + 1, "beyond")]))
+    assert (numbers(store, "last"), numbers(store, "beyond"), numbers(store, "mine")) == ([1], [], [2])
+
+
+async def test_a_call_of_a_session_that_is_gone_does_not_come_back(store: Store) -> None:
+    await made(store, called(1))
+    await store.erase(1)
+    await store.flush(called(1))
+    assert numbers(store) == []
+
+
+async def test_a_failed_commit_leaves_neither_call_nor_words(store: Store, tmp_path: Path) -> None:
+    await appending(store, 1, b"x")
+    with without(tmp_path, "sessions"), pytest.raises(Unavailable):
+        await store.flush(called(1, user_id="ada", said=("hello",)))
+    assert (numbers(store, user_id="ada"), numbers(store, "hello")) == ([], [])
+    await store.flush(called(1, user_id="ada", said=("hello",)))
+    assert (numbers(store, user_id="ada"), numbers(store, "hello")) == ([1], [1])
+
+
+@pytest.mark.parametrize("way", ["erase", "retire"])
+async def test_with_its_session_a_call_and_its_words_go_and_the_neighbours_stay(store: Store, way: str) -> None:
+    await made(store, *(called(n, said=("hello", f"only {n}")) for n in (1, 2, 3)))
+    await store.flush(Flush([row(2, due=None)], [], 3))
+    await (store.erase(2) if way == "erase" else store.retire(2, delivered=True))
+    assert (numbers(store), numbers(store, "hello"), numbers(store, "only")) == ([3, 1], [3, 1], [3, 1])
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_words_that_were_erased_are_in_none_of_the_files(tmp_path: Path, closed: bool) -> None:
+    others = tuple(f"hello number{n} and so on and on" for n in range(200))
+    async with opened(tmp_path) as store:
+        for n in range(1, 40):
+            await made(store, called(n, said=(*others, "unspeakable") if n == 20 else others))
+        assert b"unspeakable" in bytes_of(tmp_path / FILE) + bytes_of(tmp_path / f"{FILE}-wal")
+        await store.erase(20)
+        if closed:
+            await store.close()
+        found = [suffix for suffix in ("", "-wal") if b"peakable" in bytes_of(tmp_path / f"{FILE}{suffix}")]
+        assert found == []
+
+
+async def test_a_start_goes_on_with_what_was_to_be_wiped(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await made(store, called(1, said=("unspeakable",)), called(2, said=("hello",)))
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+        # As a process leaves it that was killed after the erasure.
+        db.execute("DELETE FROM words WHERE rowid >> 12 = 1")
+        db.execute("UPDATE counters SET value = 2 WHERE name = 'to_wipe'")
+        db.commit()
+    async with opened(tmp_path) as store:
+        await wait_until(lambda: not wiping(tmp_path))
+        assert numbers(store, "hello") == [2]
+    assert b"peakable" not in bytes_of(tmp_path / FILE)
+
+
+def wiping(directory: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(directory / FILE)) as db:
+        (value,) = db.execute("SELECT value FROM counters WHERE name = 'to_wipe'").fetchone()
+    return bool(value)
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < ends
+        await asyncio.sleep(0.01)
+
+
+async def test_the_index_is_put_in_order_when_nobody_waits(store: Store, tmp_path: Path) -> None:
+    for n in range(1, 40):
+        await made(store, called(n, said=(f"hello {n}",)))
+
+    def pieces() -> int:
+        with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+            (count,) = db.execute("SELECT count(DISTINCT segid) FROM words_idx").fetchone()
+        return int(count)
+
+    await wait_until(lambda: pieces() < 8)
+    assert len(numbers(store, "hello")) == 39
+
+
+async def test_a_store_of_the_version_before_is_carried_over(tmp_path: Path) -> None:
+    latency = {"p50": 500.0, "p95": 900.0, "max": 900.0}
+    summary = {
+        **{"session_id": "old", "status": "ended", "started_at": 5.0, "ended_at": 9.0, "end_reason": "user_hangup"},
+        **{"user_id": "ada", "agent_name": "support", "provider": "openai", "model": "m", "duration_ms": 4.0},
+        **{"turn_count": 3, "interruption_count": 1, "tool_call_count": 2, "tool_error_count": 1},
+        **{"user_bot_latency_ms": latency, "tokens": {"input_tokens": 10, "output_tokens": 5}, "events_lost": 2},
+    }
+    schema = Path(store_file.__file__).with_name("schema.sql").read_text()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.executescript(f"BEGIN; {schema} PRAGMA user_version = 3; COMMIT;")
+        insert = "INSERT INTO sessions (no, id, started_at, status, summary, head) VALUES (?, ?, ?, ?, ?, ?)"
+        db.execute(insert, (1, "old", 5.0, "ended", json.dumps(summary).encode(), 1))
+        db.execute(insert, (2, "fresh", 6.0, "open", None, None))
+        db.execute(insert, (3, "broken", 7.0, "broken", b"{}", None))
+        db.execute(insert, (4, "torn", 8.0, "open", b"{", None))
+        db.execute("INSERT INTO log VALUES (1, 1, NULL, 5.0, 1, x'78')")
+        db.execute("UPDATE counters SET value = 1 WHERE name IN ('accepted', 'mapped')")
+        db.execute("UPDATE sessions SET events = 1, mapped = 1 WHERE no = 1")
+        db.commit()
+    async with opened(tmp_path) as store:
+        old = Call(
+            *("old", 5.0, 9.0, "ended", "user_hangup", "ada", "support", "openai", "m"),
+            *(4.0, 3, 1, 2, 1, 500.0, 900.0, 15, 2),
+        )
+        with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+            carried = db.execute("SELECT * FROM calls ORDER BY no").fetchall()
+        assert carried == [
+            (1, 0, *old),
+            (2, 0, *Call("fresh", 6.0)),
+            (3, 0, *Call("broken", 7.0)),
+            (4, 0, *Call("torn", 8.0)),
+        ]
+        assert (numbers(store, "ada"), numbers(store, status="ended"), bodies(store.reader, 1)) == ([1], [1], [b"x"])
+        await made(store, called(5, said=("hello",)))
+        assert numbers(store, "hello") == [5]
+    async with opened(tmp_path) as store:
+        assert numbers(store) == [5, 4, 3, 2, 1]
+
+
+async def test_without_FTS5_calls_are_found_by_their_columns(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await made(store, called(1, user_id="ada", said=("hello",)))
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.execute("DROP TABLE words")
+        db.commit()
+    reader = Reader(tmp_path)
+    assert [found.no for found in reader.found(Filter(text="hello"), 10)] == []
+    assert [found.no for found in reader.found(Filter(text="ada"), 10)] == [1]
+    assert (reader.has_words, reader.plots(Filter(text="ada")).calls) == (False, 1)
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("hello", '"hello"*'),
+        ("hello  the", '"hello" "the"*'),
+        ('say "no"', '"say" "no"*'),
+        ("a b", '"a" "b"'),
+        ("AND OR - *", '"AND" "OR"*'),
+        ("\x00!", ""),
+    ],
+)
+def test_a_query_is_words_and_no_syntax(text: str, terms: str) -> None:
+    assert calls.terms(text) == terms
+
+
+@pytest.mark.parametrize("span", [0.0, 1.0, 59_000.0, 3.6e6, 8.64e7, 3e9, 1e12, 5e15])
+async def test_a_plot_has_few_bins_however_long_it_is(store: Store, span: float) -> None:
+    first = called(1, started_at=1e12 + 123, p50_ms=0.0, p95_ms=span / 1e6)
+    await made(store, first, called(2, started_at=1e12 + 123 + span, p50_ms=span / 1e3, p95_ms=None))
+    plots = store.calls.plots(Filter())
+    assert plots.first <= 1e12 + 123 < plots.first + plots.bin_ms
+    assert (sum(plots.starts), sum(plots.p50), sum(plots.p95)) == (2, 2, 1)
+    assert len(plots.starts) <= calls.TIME_BINS and len(plots.p50) <= calls.LATENCY_BINS

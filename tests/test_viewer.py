@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import API_KEY, SESSION, START_S, App, mark, running, until
+from tests.running import API_KEY, SESSION, START_S, App, Line, mark, running, until
 
 pytestmark = pytest.mark.anyio
 START_MS = START_S * 1000
@@ -238,3 +238,181 @@ async def test_the_list_knows_what_came_a_moment_ago(app: App) -> None:
     await app.client.post("/v1/sessions/now/events", json={"events": lines, "token": made["token"]})
     (listed,) = (await app.client.get("/v1/sessions")).json()["sessions"]
     assert (listed["turn_count"], listed["events_received"]) == (1, 1)
+
+
+# Filters
+
+
+def call(n: int, *more: Line, **fields: Any) -> list[Line]:
+    """A call of one turn that begins n minutes after the first."""
+    t = START_MS + n * 60_000
+    speech = [
+        {"type": "user_speech_start", "ts": t, "turn_id": "t", **fields},
+        {"type": "user_speech_end", "ts": t + 1_000, "turn_id": "t"},
+        {"type": "agent_speech_start", "ts": t + 1_000 + (n + 1) * 300, "turn_id": "t"},
+    ]
+    return [*speech, *({"ts": t + 5_000, "turn_id": "t"} | line for line in more)]
+
+
+@pytest.fixture
+async def calls(app: App) -> App:
+    """Three that are over and one that goes on."""
+    said = {"type": "turn_complete", "user_text": "I want my money back", "agent_text": "Of course, Zo\u00eb"}
+    tool = {"type": "tool_call", "call_id": "c", "name": "refund"}
+    failed = {"type": "tool_result", "call_id": "c", "error": "no"}
+    usage = {"input_tokens": 900, "output_tokens": 100}
+    about = {
+        "ada": ({"user_id": "ada", "agent_name": "Support", "model": "gpt-realtime"}, call(0, said)),
+        "bob": (
+            {"user_id": "bob", "agent_name": "Sales"},
+            call(1, tool, failed, {"type": "turn_complete", "usage": usage}),
+        ),
+        "eve": (
+            {"user_id": "eve_1", "agent_name": "Sales"},
+            call(2, {"type": "interrupted"}, {"type": "turn_complete"}),
+        ),
+        "now": ({"user_id": "ada"}, call(3)),
+    }
+    for name, (new, events) in about.items():
+        await app.client.post("/v1/sessions", json={"session_id": name, **new})
+        end = {"type": "session_end", "reason": "user_hangup" if name != "bob" else "page_closed", "seq": 9}
+        over = [{**end, "ts": events[-1]["ts"] + 1}] if name != "now" else []
+        await app.post(*({"seq": n, **event} for n, event in enumerate(events)), *over, session_id=name)
+    app.clock.now += 400
+    await until(lambda: app.rows("SELECT count(*) FROM calls WHERE status = 'ended'") == [(3,)])
+    await until(lambda: app.rows("SELECT turns FROM calls WHERE id = 'now'") == [(1,)])
+    return app
+
+
+async def found(app: App, query: str) -> str:
+    answer = await app.client.get(f"/v1/sessions?{query}")
+    assert answer.status_code == 200, answer.text
+    return " ".join(summary["session_id"] for summary in answer.json()["sessions"])
+
+
+FOUND = [
+    ("", "now eve bob ada"),
+    ("user=ada", "now ada"),
+    ("user=ADA", ""),
+    ("user=", "now eve bob ada"),
+    ("agent=Sales", "eve bob"),
+    ("model=gpt-realtime", "ada"),
+    ("end_reason=user_hangup", "eve ada"),
+    ("status=open", "now"),
+    ("status=ended&agent=Sales", "eve bob"),
+    (f"from={START_MS + 60_000}", "now eve bob"),
+    (f"to={START_MS + 60_000}", "ada"),
+    ("min_duration=5002", ""),
+    ("min_duration=5001", "eve bob ada"),
+    ("min_turns=1", "now eve bob ada"),
+    ("min_turns=2", ""),
+    ("min_interruptions=1", "eve"),
+    ("min_tools=1", "bob"),
+    ("min_errors=1", "bob"),
+    ("min_p50=600", "now eve bob"),
+    ("min_p95=900.5", "now"),
+    ("min_tokens=1000", "bob"),
+    ("min_tokens=1001", ""),
+    ("min_lost=1", "eve bob ada"),
+    ("q=money", "ada"),
+    ("q=MONEY+back", "ada"),
+    ("q=back+money", "ada"),
+    ("q=mon", "ada"),
+    ("q=mon+back", ""),
+    ("q=zoe", "ada"),
+    ("q=money+refund", ""),
+    ("q=sales", "eve bob"),
+    ("q=supp", "ada"),
+    ("q=realtime", "ada"),
+    ("q=eve_", "eve"),
+    ("q=ev%25", ""),
+    ("q=bo", "bob"),
+    ("q=+", "now eve bob ada"),
+    ("q=money&user=bob", ""),
+]
+
+
+async def test_a_filter_lets_through_what_it_says(calls: App) -> None:
+    assert [(query, await found(calls, query)) for query, _ in FOUND] == FOUND
+
+
+async def test_no_query_is_an_error(calls: App) -> None:
+    odd = ['"', "money AND", "NEAR(", "*", "a:b", "-money", "^", "\x00money", "''", "%", "x" * 256]
+    for q in odd:
+        for path in ("", "/plots"):
+            assert (await calls.client.get(f"/v1/sessions{path}", params={"q": q})).status_code == 200, q
+
+
+async def test_pages_of_what_a_filter_finds_follow_each_other(calls: App) -> None:
+    first = (await calls.client.get("/v1/sessions?status=ended&limit=2")).json()
+    second = (await calls.client.get(f"/v1/sessions?status=ended&limit=2&before={first['next']}")).json()
+    names = [summary["session_id"] for page in (first, second) for summary in page["sessions"]]
+    assert (names, second["next"]) == (["eve", "bob", "ada"], None)
+
+
+@pytest.mark.parametrize("path", ["", "/plots"])
+@pytest.mark.parametrize("query", ["min_turns=x", "min_turns=-1", "from=nan", "to=inf", "min_p95=1e999"])
+async def test_a_bad_filter_is_422_and_named(app: App, path: str, query: str) -> None:
+    answer = await app.client.get(f"/v1/sessions{path}?{query}")
+    name = query.partition("=")[0]
+    assert (answer.status_code, answer.json()) == (422, {"error": f"{name}: must be a number from 0 on"})
+    answer = await app.client.get(f"/v1/sessions{path}?user={'x' * 257}")
+    assert (answer.status_code, answer.json()) == (422, {"error": "user: must have at most 256 characters"})
+
+
+async def test_words_that_were_not_captured_are_not_found(tmp_path: Path) -> None:
+    async with running(tmp_path, capture="off") as app:
+        line = {"type": "turn_complete", "turn_id": "t", "user_text": "secret", "ts": START_MS}
+        await app.post(line, {"type": "session_end", "ts": START_MS + 1})
+        app.clock.now += 60
+        await until(lambda: app.rows("SELECT 1 FROM calls WHERE status = 'ended'"))
+        assert await found(app, "q=secret") == ""
+        assert app.rows("SELECT * FROM words") == []
+
+
+# Plots
+
+
+async def test_plots_count_what_the_filter_lets_through(calls: App) -> None:
+    plots = (await calls.client.get("/v1/sessions/plots")).json()
+    assert plots["count"] == 4
+    time = plots["over_time"]
+    assert [n for n, count in enumerate(time["counts"]) for _ in range(count)] == [
+        (START_MS + n * 60_000 - time["from"]) // time["bin_ms"] for n in range(4)
+    ]
+    latency = plots["latency"]
+    assert [n * latency["bin_ms"] for n, count in enumerate(latency["p95"]) if count] == [300, 600, 900, 1200]
+    assert latency["p50"] == latency["p95"]
+    assert plots["end_reasons"] == [["user_hangup", 2], ["page_closed", 1]]
+    some = (await calls.client.get("/v1/sessions/plots?agent=Sales")).json()
+    assert (some["count"], some["end_reasons"]) == (2, [["page_closed", 1], ["user_hangup", 1]])
+
+
+async def test_plots_of_nothing_are_empty(app: App) -> None:
+    assert (await app.client.get("/v1/sessions/plots")).json() == {
+        "count": 0,
+        "over_time": {"from": 0, "bin_ms": 1000, "counts": []},
+        "latency": {"bin_ms": 10, "p50": [], "p95": []},
+        "end_reasons": [],
+    }
+
+
+# Links
+
+
+async def test_spans_come_with_their_summary_and_where_else_to_look(tmp_path: Path) -> None:
+    there = {"jaeger_url": "http://127.0.0.1:16686", "langfuse_url": "https://cloud.langfuse.com/project/p"}
+    async with running(tmp_path, **there) as app:
+        await app.post(mark())
+        looked = (await app.client.get(f"/v1/sessions/{SESSION}/spans")).json()
+        assert looked["summary"] == await app.summary()
+        assert looked["links"] == {
+            "jaeger": f"http://127.0.0.1:16686/trace/{looked['trace_id']}",
+            "langfuse": f"https://cloud.langfuse.com/project/p/traces/{looked['trace_id']}",
+        }
+
+
+async def test_without_addresses_there_are_no_links(app: App) -> None:
+    await app.post(mark())
+    looked = (await app.client.get(f"/v1/sessions/{SESSION}/spans")).json()
+    assert looked["links"] == {"jaeger": None, "langfuse": None}

@@ -1,7 +1,7 @@
 """Store: the log, the sessions' rows, the outbox and the dead letters, in one SQLite file that only this package knows.
 
 `writer` has the one thread that writes, `reader` reads beside it, `file` opens the file and sets a damaged one aside,
-`dead_letters` is what an operator does to them.
+`calls` what lists and plots are made of, `dead_letters` is what an operator does to them.
 """
 
 from otel_voice.store.dead_letters import drop, retry
@@ -9,14 +9,18 @@ from otel_voice.store.file import FILE, lock
 from otel_voice.store.reader import Reader
 from otel_voice.store.rows import (
     Append,
+    Call,
+    Condition,
     Counted,
     Damaged,
     DeadLetter,
+    Filter,
     Flush,
     Ledger,
     Locked,
     LogRow,
     Pending,
+    Plots,
     SessionRow,
     Unavailable,
 )
@@ -25,14 +29,18 @@ from otel_voice.store.writer import Store, check
 __all__ = [
     "FILE",
     "Append",
+    "Call",
+    "Condition",
     "Counted",
     "Damaged",
     "DeadLetter",
+    "Filter",
     "Flush",
     "Ledger",
     "Locked",
     "LogRow",
     "Pending",
+    "Plots",
     "Reader",
     "SessionRow",
     "Store",

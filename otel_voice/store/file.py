@@ -14,12 +14,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TextIO, TypeVar
 
+from otel_voice.store.calls import make_words
 from otel_voice.store.rows import Damaged, Locked, Unavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-VERSION = 3
+VERSION = 4
+# What a store of the version before is carried over from: it has all but the table of calls.
+WITHOUT_CALLS = 3
 FILE = "otel-voice.db"
 # Left by a process that met damage in the middle of its work: the next one reads the whole file before it trusts it.
 SUSPECT = FILE + ".suspect"
@@ -139,11 +142,14 @@ def _prepare(db: sqlite3.Connection, path: Path, synchronous: str) -> None:
     # What is erased is overwritten, whatever SQLite was built with.
     db.execute("PRAGMA secure_delete = ON")
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        schema = files("otel_voice").joinpath("store", "schema.sql").read_text()
+    if version in (0, WITHOUT_CALLS):
+        scripts = ["calls.sql"] if version else ["schema.sql", "calls.sql"]
+        schema = "".join(files("otel_voice").joinpath("store", name).read_text() for name in scripts)
         db.executescript(f"BEGIN; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise Locked(f"{path} was written by another version of otel-voice (schema {version}, this one has {VERSION})")
+    if not make_words(db):
+        log.warning("SQLite %s was built without FTS5: transcripts cannot be searched", sqlite3.sqlite_version)
 
 
 def _read_suspect(db: sqlite3.Connection, path: Path) -> None:

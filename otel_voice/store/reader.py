@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from otel_voice.store.calls import has_words, plots, where
 from otel_voice.store.file import FILE, VERSION, as_unavailable
-from otel_voice.store.rows import Damaged, DeadLetter, Ledger, LogRow, Pending, SessionRow
+from otel_voice.store.rows import Damaged, DeadLetter, Filter, Ledger, LogRow, Pending, Plots, SessionRow
 
 
 class Reader:
@@ -72,14 +73,42 @@ class Reader:
         page = f"{_SESSION} WHERE no < ? ORDER BY no DESC LIMIT ?"
         return self._sessions(page, (2**62 if before is None else before, min(limit, 2**31)))
 
+    def found(self, chosen: Filter, limit: int, before: int | None = None) -> list[SessionRow]:
+        """Of the calls that the filter lets through, the latest made first."""
+        with self._reading() as db:
+            condition, values = where(chosen, has_words(db))
+        return self._of_calls(condition, [*values, 2**62 if before is None else before, min(limit, 2**31)])
+
+    def changed(self, since: float, limit: int) -> list[SessionRow]:
+        """Of those whose rows were written after the time `since` (ms), the latest made."""
+        return self._of_calls("calls.changed_at > ?", (since, 2**62, limit))
+
+    def _of_calls(self, condition: str, values: Sequence[object]) -> list[SessionRow]:
+        return self._sessions(_CALLS.format(condition), values)
+
+    def plots(self, chosen: Filter) -> Plots:
+        with self._reading() as db:
+            return plots(db, chosen)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether transcripts can be found by their words."""
+        with self._reading() as db:
+            return has_words(db)
+
     def _sessions(self, sql: str, values: Sequence[object] = ()) -> list[SessionRow]:
         return [SessionRow(*row) for row in self._all(sql, values)]  # type: ignore[arg-type]
 
     def log(self, session: int, head: int | None = None) -> list[LogRow]:
         """A session's records in the log's order; whoever knows the last one's number spares the search for it."""
-        known = [head] if head is not None else [session, session]
-        sql = _LOG_UP_TO if head is not None else _LOG_OF_SESSION
-        return [LogRow(*row) for row in self._all(sql, known)]  # type: ignore[arg-type]
+        return self.log_after(session, head, 0)[0]
+
+    def log_after(self, session: int, head: int | None, after: int) -> tuple[list[LogRow], int]:
+        """Those that follow the log's row `after`, and the number of the last."""
+        values = {"session": session, "head": head, "after": after}
+        with self._reading() as db:
+            rows = db.execute(_LOG_UP_TO if head is not None else _LOG_OF_SESSION, values).fetchall()
+        return [LogRow(at, body, events) for _, at, body, events in rows], rows[-1][0] if rows else after
 
     def past(self, after: int, before: float, delivered: bool) -> tuple[list[tuple[int, str]], int | None]:
         """Sessions (number, id) that may be let go of: over, begun before the time `before` (ms), none of their spans a
@@ -163,23 +192,29 @@ def _ledger(counted: dict[str, int], open_: int, pending: int, dead: int) -> Led
 
 _SESSION = "SELECT no, id, made, due, started_at, status, coalesce(summary, x'') FROM sessions"
 
+_CALLS = """
+SELECT no, sessions.id, made, due, sessions.started_at, sessions.status, coalesce(summary, x'')
+FROM calls CROSS JOIN sessions USING (no) WHERE {} AND calls.no < ? ORDER BY calls.no DESC LIMIT ?
+"""
+
 # The session's last row is among those that its own row does not know of yet, or it is the one that this names.
 _LOG_UP_TO = """
 WITH RECURSIVE
   chain(id, prev, at, body, events) AS (
-    SELECT id, prev, at, body, events FROM log WHERE id = ?
+    SELECT id, prev, at, body, events FROM log WHERE id = :head AND id > :after
     UNION ALL
-    SELECT log.id, log.prev, log.at, log.body, log.events FROM chain JOIN log ON log.id = chain.prev)
-SELECT at, body, events FROM chain ORDER BY id
+    SELECT log.id, log.prev, log.at, log.body, log.events FROM chain JOIN log ON log.id = chain.prev
+    WHERE log.id > :after)
+SELECT id, at, body, events FROM chain ORDER BY id
 """
 
 _LAST = """
 (SELECT coalesce(
-  (SELECT max(id) FROM log WHERE id > (SELECT value FROM counters WHERE name = 'flushed') AND session = ?),
-  (SELECT head FROM sessions WHERE no = ?)))
+  (SELECT max(id) FROM log WHERE id > (SELECT value FROM counters WHERE name = 'flushed') AND session = :session),
+  (SELECT head FROM sessions WHERE no = :session)))
 """
 
-_LOG_OF_SESSION = _LOG_UP_TO.replace("?", _LAST)
+_LOG_OF_SESSION = _LOG_UP_TO.replace(":head", _LAST)
 
 IS_PAST = """
 SELECT 1 FROM sessions WHERE no = ? AND due IS NULL

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Unavailable(Exception):
@@ -18,8 +18,61 @@ class Locked(Exception):
     """Another process works on this data directory."""
 
 
+class Call(NamedTuple):
+    """What lists filter by; times are milliseconds. The columns of the table `calls`, from the third on."""
+
+    id: str
+    started_at: float
+    ended_at: float | None = None
+    status: str = "open"
+    end_reason: str | None = None
+    user_id: str | None = None
+    agent_name: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    duration_ms: float = 0
+    turns: int = 0
+    interruptions: int = 0
+    tools: int = 0
+    tool_errors: int = 0
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    tokens: int = 0
+    lost: int = 0
+
+
+class Condition(NamedTuple):
+    """What a column of `Call` must be; a row that has nothing there is none."""
+
+    column: str
+    is_: Literal["=", ">=", "<"]
+    value: str | float
+
+
+class Filter(NamedTuple):
+    """All conditions hold and, where there is `text`, its words were said in one turn, or it is a part of the call's
+    user, agent or model, or begins its id."""
+
+    conditions: Sequence[Condition] = ()
+    text: str = ""
+
+
+class Plots(NamedTuple):
+    """How many calls there are by the bin of their start, from `first` (ms) on, of their latencies, from 0 on, and by
+    their end reason, the most frequent first. Bins are as wide as `bin_ms` and `latency_bin_ms`."""
+
+    calls: int
+    first: float
+    bin_ms: float
+    starts: list[int]
+    latency_bin_ms: float
+    p50: list[int]
+    p95: list[int]
+    end_reasons: list[tuple[str, int]]
+
+
 class SessionRow(NamedTuple):
-    """What a session's row says of it; times are milliseconds."""
+    """What a session's row says of it; times are milliseconds. `call` is written with it and not read back."""
 
     no: int
     id: str
@@ -28,6 +81,7 @@ class SessionRow(NamedTuple):
     started_at: float
     status: str
     summary: bytes
+    call: Call | None = None
 
 
 class LogRow(NamedTuple):
@@ -72,14 +126,16 @@ class Counted(NamedTuple):
 
 
 class Flush(NamedTuple):
-    """Sessions' rows and the spans they made up to the time `at` (ms). The log is taken into account up to and with its
-    row `flushed`, and what the sessions' rows count, `counted`, goes just as far."""
+    """Sessions' rows and the spans they made up to the time `at` (ms), with the words in them, `said`: session, number
+    of the turn, text. The log is taken into account up to and with its row `flushed`, and what the sessions' rows
+    count, `counted`, goes just as far."""
 
     rows: Sequence[SessionRow]
     spans: Sequence[tuple[int, bytes]]
     flushed: int
     at: float = 0.0
     counted: Sequence[Counted] = ()
+    said: Sequence[tuple[int, int, str]] = ()
 
 
 class Ledger(NamedTuple):

@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from otel_voice.store import calls
 from otel_voice.store.file import lock, open_, suspect, unavailable
 from otel_voice.store.reader import IS_PAST, Reader
 from otel_voice.store.rows import Append, Damaged, Flush, Pending, SessionRow, Unavailable
+from otel_voice.store.tidying import QUIET_S, Tidying
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,6 +43,8 @@ class _Start(NamedTuple):
     next_session: int
     heads: dict[int, int]
     used_bytes: int
+    has_words: bool
+    to_wipe: int
 
 
 # A record to log, or whatever else.
@@ -108,6 +112,8 @@ class Store:
         self.reader = Reader(directory, self._meet_damage)
         # The loop's own: it waits for nobody's long read.
         self._index = Reader(directory, self._meet_damage)
+        # For what reads every call.
+        self.calls = Reader(directory, self._meet_damage)
         # After a crash the log may be ahead of the sessions' rows.
         self._heads = start.heads
         self.behind = list(start.heads)
@@ -115,7 +121,7 @@ class Store:
         self._moved: dict[int, int] = {}
         self._over: dict[int, int | None] = {}
         self._accepted = 0
-        self._to_wipe = False
+        self.has_words = start.has_words
         self.last_log, self.last_at, self.next_session = start.last_log, start.last_at, start.next_session
         self._next_log = self.last_log + 1
         self.used_bytes, self._unmeasured = start.used_bytes, 0
@@ -124,6 +130,7 @@ class Store:
         self._handed_over_at = 0.0
         self._queue: queue.SimpleQueue[Jobs | None] = queue.SimpleQueue()
         self.queued_bytes = 0
+        self._tidying = Tidying(self._writer, self.has_words, start.to_wipe, lambda: not self._queue.empty())
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
 
@@ -134,13 +141,14 @@ class Store:
         # The last to close empties the write-ahead log into the file, which a reader may not.
         self.reader.close()
         self._index.close()
+        self.calls.close()
         self._writer.close()
         self._lock.close()
 
     # The writer's thread
 
     def _write(self) -> None:
-        while (asked := self._queue.get()) is not None:
+        while (asked := self._next()) is not None:
             jobs = asked
             while asked is not None and len(jobs) < GROUP:
                 try:
@@ -151,6 +159,14 @@ class Store:
             self._commit(jobs)
             if asked is None:
                 return
+
+    def _next(self) -> Jobs | None:
+        while self._tidying.is_needed:
+            try:
+                return self._queue.get(timeout=QUIET_S)
+            except queue.Empty:
+                self._tidying.go_on()
+        return self._queue.get()
 
     def _commit(self, jobs: Jobs) -> None:
         self._moved, self._over, self._accepted = {}, {}, 0
@@ -196,15 +212,7 @@ class Store:
             # It is stored; what is wrong with the file shows at the next commit.
             with contextlib.suppress(sqlite3.Error):
                 self.used_bytes, self._unmeasured = _used(self._writer), 0
-                self._wipe_log()
-
-    def _wipe_log(self) -> None:
-        """What was erased is still in the write-ahead log, until nobody reads there and it can be emptied."""
-        if self._to_wipe:
-            self._writer.execute("PRAGMA busy_timeout = 0")
-            (busy, _, _) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            self._writer.execute("PRAGMA busy_timeout = 5000")
-            self._to_wipe = bool(busy)
+            self._tidying.wipe()
 
     def _meet_damage(self, damaged: Damaged) -> None:
         suspect(self._directory)
@@ -260,6 +268,8 @@ class Store:
         """Gives their numbers."""
         new = [(append.session, append.session_id, 0, append.at) for append in appends if append.new]
         _rows(db, "INSERT INTO sessions (no, id, due, started_at) VALUES {} ON CONFLICT DO NOTHING", new)
+        found = [(append.session, append.session_id, append.at) for append in appends if append.new]
+        _rows(db, "INSERT INTO calls (no, id, started_at) VALUES {} ON CONFLICT DO NOTHING", found)
         first, self._next_log = self._next_log, self._next_log + len(appends)
         rows = []
         for id_, (session, _, _, at, body, events) in enumerate(appends, first):
@@ -291,9 +301,14 @@ class Store:
     def _flush(self, db: sqlite3.Connection, flush: Flush) -> int:
         rows = [
             (no, self._head(db, no), made, due, started_at, status, summary)
-            for no, _, made, due, started_at, status, summary in flush.rows
+            for no, _, made, due, started_at, status, summary, _ in flush.rows
         ]
         _rows(db, _UPDATE, rows)
+        _rows(db, calls.INSERT, [(row.no, flush.at, *row.call) for row in flush.rows if row.call is not None])
+        if self.has_words:
+            _rows(db, calls.INSERT_WORDS, calls.word_rows(flush.said))
+            if flush.said:
+                self._tidying.words_came()
         _rows(db, "INSERT INTO outbox (session, body) VALUES {}", flush.spans)
         _count(db, "made", len(flush.spans))
         _at_least(db, "flushed", flush.flushed)
@@ -353,8 +368,9 @@ class Store:
 
         def work(db: sqlite3.Connection) -> None:
             rows = db.execute("SELECT mapped FROM sessions WHERE no = ?", (session,)).fetchall()
+            said = self.has_words and calls.has_said(db, session)
             _count(db, "erased", self._forget(db, session) - sum(mapped for (mapped,) in rows))
-            self._to_wipe = True
+            self._tidying.erased(said)
 
         return self._submit(work)
 
@@ -380,6 +396,7 @@ class Store:
         _count(db, "dropped", dropped + dead)
         _count(db, "dead", -dead)
         db.execute("DELETE FROM sessions WHERE no = ?", (session,))
+        calls.forget(db, session, self.has_words)
         _at_least(db, "last_session", session)
         _at_least(db, "last_log", self._next_log - 1)
         self._moved.pop(session, None)
@@ -404,6 +421,8 @@ def _start(db: sqlite3.Connection) -> _Start:
         next_session=1 + max(session, said["last_session"]),
         heads=dict(db.execute(tail, (said["flushed"],)).fetchall()),
         used_bytes=_used(db),
+        has_words=calls.has_words(db),
+        to_wipe=said["to_wipe"],
     )
 
 

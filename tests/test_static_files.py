@@ -1,4 +1,4 @@
-"""The browser client's files: exactly these, for any page, and never a stale copy."""
+"""The files that ship: the client's for any page, the viewer's under a strict policy, and never a stale copy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from otel_voice.client_files import BROWSER, ClientFiles
+from otel_voice.static_files import BROWSER, POLICY, ClientFiles, PageFiles
 from tests.running import API_KEY, App, running
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +28,7 @@ async def keyed(tmp_path: Path, anyio_backend: str) -> AsyncIterator[App]:
 
 
 def client_of(folder: Path) -> httpx.AsyncClient:
-    app = Starlette(routes=[ClientFiles(folder).route()])
+    app = Starlette(routes=ClientFiles(folder).routes())
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
 
@@ -111,3 +111,72 @@ async def test_without_a_key_a_stranger_gets_no_script(tmp_path: Path) -> None:
             for origin in ("http://localhost:5173", "https://evil.example")
         ]
     assert statuses == [200, 403]
+
+
+# The viewer's pages
+
+
+def pages_of(folder: Path) -> httpx.AsyncClient:
+    app = Starlette(routes=PageFiles(folder).routes())
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    vendor = tmp_path / "pages" / "vendor"
+    vendor.mkdir(parents=True)
+    (tmp_path / "secret.html").write_text("secret")
+    (vendor.parent / "index.html").write_text("<!doctype html>the list")
+    (vendor.parent / "session.html").write_text("<!doctype html>one")
+    (vendor.parent / "style.css").write_text("body {}")
+    (vendor.parent / "notes.md").write_text("no")
+    (vendor / "uPlot.js").write_text("export {}")
+    (vendor / "LICENSE.txt").write_text("MIT")
+    return vendor.parent
+
+
+@pytest.mark.parametrize(
+    ("path", "type_", "text"),
+    [
+        ("/", "text/html", "<!doctype html>the list"),
+        ("/sessions/6f1c2b3a-0000-4000-8000-0000000000aa", "text/html", "<!doctype html>one"),
+        ("/pages/style.css", "text/css", "body {}"),
+        ("/pages/vendor/uPlot.js", "text/javascript", "export {}"),
+        ("/pages/vendor/LICENSE.txt", "text/plain", "MIT"),
+    ],
+)
+async def test_a_page_and_its_files_are_served_under_a_strict_policy(
+    pages: Path, path: str, type_: str, text: str
+) -> None:
+    async with pages_of(pages) as client:
+        answer = await client.get(path)
+        again = await client.get(path, headers={"if-none-match": answer.headers["etag"]})
+    assert (answer.status_code, answer.text) == (200, text)
+    assert answer.headers["content-type"] == f"{type_}; charset=utf-8"
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.headers["cache-control"] == "no-cache"
+    assert "access-control-allow-origin" not in answer.headers
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("path", ["notes.md", "vendor", "../secret.html", "%2e%2e/secret.html", "..%2fsecret.html"])
+async def test_no_other_file_is_a_page(pages: Path, path: str) -> None:
+    async with pages_of(pages) as client:
+        assert (await client.get(f"/pages/{path}")).status_code == 404
+
+
+async def test_without_the_folder_there_are_no_pages(tmp_path: Path) -> None:
+    async with pages_of(tmp_path / "nowhere") as client:
+        for path in ("/", "/sessions/x", "/pages/style.css"):
+            assert (await client.get(path)).status_code == 404
+
+
+@pytest.mark.parametrize("key", [None, API_KEY])
+async def test_the_receiver_gives_its_pages_to_whoever_may_reach_it(tmp_path: Path, key: str | None) -> None:
+    async with running(tmp_path, api_key=key) as app:
+        answer = await app.client.get("/pages/style.css")
+        stranger = await app.client.get("/pages/style.css", headers={"host": "rebound.example"})
+    assert (answer.status_code, answer.headers.get_list("content-security-policy")) == (200, [POLICY])
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert stranger.status_code == (200 if key else 403)

@@ -1,0 +1,27 @@
+// A button that copies text.
+
+import { element } from "./elements.js";
+
+export function copyButton(span) {
+  const button = element("button", { type: "button" }, "Copy as JSON");
+  button.addEventListener("click", async () => {
+    const copied = await copy(JSON.stringify(span, null, 2));
+    button.textContent = copied ? "Copied" : "Could not copy";
+  });
+  return button;
+}
+
+/** The clipboard's own way needs HTTPS or localhost; the old one does not. */
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = element("textarea", { class: "unseen", "aria-hidden": "true" }, text);
+    document.body.append(area);
+    area.select();
+    const copied = document.execCommand("copy");
+    area.remove();
+    return copied;
+  }
+}

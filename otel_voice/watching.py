@@ -1,0 +1,156 @@
+"""Watching: a session as it grows and the sessions that change, as server-sent events.
+
+A session is looked at only while somebody listens and something came. Streams end at once when the server does, and
+after an hour: a browser comes back by itself, says what it has seen, and is asked anew who it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+
+import msgspec
+from msgspec import Raw
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from otel_voice.changes import Changes
+from otel_voice.edge import Gate, Rejected, canonical, headers_of
+from otel_voice.mapped import Growing
+from otel_voice.sessions import Sessions
+from otel_voice.store import Store, Unavailable
+
+# Each is a connection and, of a session, a mapping of its own.
+STREAMS = 64
+LOOK_S = 0.5
+LIST_S = 1.0
+# Proxies give up on a connection that is silent for longer.
+COMMENT_S = 15.0
+STREAM_S = 3600.0
+HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+FIRST = b"retry: 2000\n\n"
+COMMENT = b": here\n\n"
+
+
+class Streams:
+    """All that are open."""
+
+    def __init__(self) -> None:
+        self._count, self._ending = 0, asyncio.Event()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Raises Rejected: 503."""
+        if self._count >= STREAMS or self._ending.is_set():
+            raise Rejected(503, f"{STREAMS} streams are open, as many as there may be; try again", retry_after=5)
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+
+    def end(self) -> None:
+        """The server is about to stop: nobody is to wait for them."""
+        self._ending.set()
+
+    async def pause(self, seconds: float) -> bool:
+        """False when they are to end."""
+        try:
+            await asyncio.wait_for(self._ending.wait(), seconds)
+        except TimeoutError:
+            return True
+        return False
+
+
+class Watching:
+    def __init__(self, sessions: Sessions, store: Store, gate: Gate, streams: Streams, capture: bool) -> None:
+        self._sessions, self._store, self._gate = sessions, store, gate
+        self._streams, self._capture = streams, capture
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/sessions/stream", self.sessions, methods=["GET"]),
+            Route("/v1/sessions/{id}/stream", self.session, methods=["GET"]),
+        ]
+
+    async def session(self, request: Request) -> Response:
+        self._gate.reader(headers_of(request.scope))
+        session_id = canonical(request.path_params["id"])
+        row = self._store.session(session_id)
+        if row is None:
+            raise Rejected(404, f"session {session_id} is not known")
+        growing = Growing(row, self._capture, _spans_seen(request, row.no))
+        return await self._answer(request, self._grown(growing), LOOK_S)
+
+    async def _grown(self, growing: Growing) -> AsyncGenerator[bytes, None]:
+        """A message, or nothing, each time it is asked for."""
+        head: int | None = -1
+        while not growing.is_over:
+            now, before = self._sessions.now, head
+            head = self._store.head(growing.no)
+            if head == before and growing.rests_until > now:
+                yield b""
+                continue
+            if not await asyncio.to_thread(growing.look, self._store.reader, head, now):
+                break  # it was erased
+            grown = {"summary": growing.summary, "spans": growing.spans, "open": growing.unfinished}
+            yield _message("session", f"{growing.no}-{growing.count}", grown)
+        yield _message("end", f"{growing.no}-{growing.count}", {})
+
+    async def sessions(self, request: Request) -> Response:
+        self._gate.reader(headers_of(request.scope))
+        return await self._answer(request, self._changed(_time_seen(request)), LIST_S)
+
+    async def _changed(self, since: float | None) -> AsyncGenerator[bytes, None]:
+        with self._sessions.changes() as changes:
+            if since is not None:
+                rows = await asyncio.to_thread(self._store.calls.changed, since, Changes.MOST)
+                changes.add_older(rows, since)
+            while True:
+                summaries = [Raw(summary) for summary in changes.take() if len(summary) > len(b"{}")]
+                yield _message("sessions", f"{changes.at:.0f}", {"sessions": summaries}) if summaries else b""
+
+    async def _answer(self, request: Request, messages: AsyncGenerator[bytes, None], every_s: float) -> Response:
+        """The first message is made before the answer begins, for its error may be the answer."""
+        streaming = self._stream(messages, every_s)
+        await anext(streaming)
+        if request.method == "HEAD":
+            await streaming.aclose()
+            return Response(headers=HEADERS, media_type="text/event-stream")
+        return StreamingResponse(streaming, headers=HEADERS, media_type="text/event-stream")
+
+    async def _stream(self, messages: AsyncGenerator[bytes, None], every_s: float) -> AsyncGenerator[bytes, None]:
+        look = asyncio.get_running_loop().time
+        ends, spoke = look() + STREAM_S, look()
+        with self._streams.one():
+            async with aclosing(messages):
+                first = await anext(messages)
+                yield b""
+                yield FIRST + first
+                while look() < ends and await self._streams.pause(every_s):
+                    try:
+                        message = await anext(messages, None)
+                    except Unavailable:
+                        return
+                    if message is None:
+                        return
+                    if message or look() >= spoke + COMMENT_S:
+                        spoke = look()
+                        yield message or COMMENT
+
+
+def _message(event: str, id_: str, data: object) -> bytes:
+    return b"event: %s\nid: %s\ndata: %s\n\n" % (event.encode(), id_.encode(), msgspec.json.encode(data))
+
+
+def _spans_seen(request: Request, no: int) -> int:
+    """How many final spans of this session whoever comes back has; they are always made in the same order."""
+    seen, _, count = request.headers.get("last-event-id", "").partition("-")
+    return int(count) if seen == str(no) and count.isdecimal() and len(count) < 10 else 0
+
+
+def _time_seen(request: Request) -> float | None:
+    seen = request.headers.get("last-event-id", "")
+    return float(seen) if seen.isdecimal() and len(seen) < 15 else None
