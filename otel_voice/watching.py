@@ -39,6 +39,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._count, self._ending = 0, asyncio.Event()
+        self.comment_s = COMMENT_S
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -136,7 +137,7 @@ class Watching:
                         return
                     if message is None:
                         return
-                    if message or look() >= spoke + COMMENT_S:
+                    if message or look() >= spoke + self._streams.comment_s:
                         spoke = look()
                         yield message or COMMENT
 
@@ -146,8 +147,10 @@ def _message(event: str, id_: str, data: object) -> bytes:
 
 
 def _spans_seen(request: Request, no: int) -> int:
-    """How many final spans of this session whoever comes back has; they are always made in the same order."""
-    seen, _, count = request.headers.get("last-event-id", "").partition("-")
+    """How many final spans of this session whoever comes back has; they are always made in the same order. A page that
+    opens a stream anew cannot set the header, and asks for `?seen=`."""
+    said = request.headers.get("last-event-id") or request.query_params.get("seen", "")
+    seen, _, count = said.partition("-")
     return int(count) if seen == str(no) and count.isdecimal() and len(count) < 10 else 0
 
 

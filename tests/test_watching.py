@@ -15,7 +15,6 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from otel_voice import watching
 from otel_voice.recording import Recording
 from otel_voice.replay import replay
 from otel_voice.watching import STREAMS
@@ -67,10 +66,11 @@ class Listener:
 @contextlib.asynccontextmanager
 async def listening(app: App, path: str, **headers: str) -> AsyncIterator[Listener]:
     listener, asgi = Listener(), app.client._transport.app  # type: ignore[attr-defined]
+    path, _, query = path.partition("?")
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {
         **{"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"},
-        **{"method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "scheme": "http"},
+        **{"method": "GET", "path": path, "raw_path": path.encode(), "query_string": query.encode(), "scheme": "http"},
         **{"headers": [(b"host", b"127.0.0.1"), *named], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8770)},
     }
 
@@ -133,6 +133,8 @@ async def test_who_comes_back_gets_what_is_new_to_him(app: App) -> None:
     ):
         async with listening(app, path, last_event_id=seen) as heard:
             assert [span["name"] for span in heard.events[0][2]["spans"]] == names
+        async with listening(app, f"{path}?seen={seen}") as heard:
+            assert [span["name"] for span in heard.events[0][2]["spans"]] == names
 
 
 async def test_the_stream_of_a_session_that_is_erased_ends(app: App) -> None:
@@ -160,8 +162,8 @@ async def test_the_list_hears_of_sessions_that_change_and_of_no_others(app: App)
     assert "meanwhile" in told and "before" not in told
 
 
-async def test_a_stream_is_kept_by_nobody_and_says_so_now_and_then(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "COMMENT_S", 0.0)
+async def test_a_stream_is_kept_by_nobody_and_says_so_now_and_then(app: App) -> None:
+    app.state.streams.comment_s = 0.0
     async with listening(app, "/v1/sessions/stream") as heard:
         assert heard.headers["cache-control"] == "no-store"
         assert heard.headers["content-type"].startswith("text/event-stream")

@@ -7,15 +7,19 @@
  */
 export function follow(path, { onChange, onAway, onOver, onRefused }) {
   let stream = null;
+  let seen = "";
   const close = () => {
     stream?.close();
     stream = null;
   };
   const open = () => {
     if (stream || document.hidden) return;
-    stream = new EventSource(path);
+    stream = new EventSource(seen ? `${path}?seen=${encodeURIComponent(seen)}` : path);
     stream.addEventListener("open", () => onAway(false));
-    stream.addEventListener("session", ({ data }) => onChange(JSON.parse(data)));
+    stream.addEventListener("session", ({ data, lastEventId }) => {
+      seen = lastEventId;
+      onChange(JSON.parse(data));
+    });
     stream.addEventListener("end", () => {
       stop();
       onOver();
