@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo example test lint bench bench-quick bench-browser screenshots faults fuzz lock components clean
+.PHONY: help install demo example test lint bench bench-quick bench-browser bench-viewer screenshots faults fuzz lock components clean
 
 help: ## what one can make here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -55,6 +55,10 @@ bench-quick: .venv/.tested ## the same in small, printed only
 screenshots: .venv/.tested ## the README's pictures of the viewer, in Chromium
 	$(BIN)/python -m tests.components.browser
 	$(BIN)/python docs/screenshots.py
+
+bench-viewer: .venv/.tested ## how long the viewer takes with 100,000 sessions; writes benchmarks/viewer.md
+	$(BIN)/python -m tests.components.browser
+	$(BIN)/python -m benchmarks.viewer
 
 bench-browser: .venv/.tested ## what the client costs a page, in Chromium; writes benchmarks/browser.md
 	$(BIN)/python -m tests.components.browser
