@@ -27,7 +27,7 @@ help: ## what one can make here
 
 install: .venv/.installed ## otel-voice in .venv
 
-demo: .venv/.installed ## replay two recorded sessions into a running receiver
+demo: .venv/.installed ## a running receiver with recorded calls in it, and one that runs
 	$(BIN)/otel-voice demo
 
 example: .venv/.installed ## the example page with a voice agent that talks, and the receiver that it reports to

@@ -23,10 +23,10 @@ def main() -> None:
         command = [sys.executable, "-m", "otel_voice.cli", "demo", "--port", str(port), "--data-dir", data]
         demo = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            (first, *_) = wait_for(lambda: ended(url), 60, "the demo's calls")
+            (*_, last) = wait_for(lambda: ended(url), 60, "the demo's calls")
             chromium = playwright.chromium.launch(executable_path=str(CHROMIUM.find()), args=["--no-sandbox"])
             page = chromium.new_page(viewport={"width": 1280, "height": 720})
-            for path, name in (("/", "sessions"), (f"/sessions/{first}", "session")):
+            for path, name in (("/", "sessions"), (f"/sessions/{last}", "session")):
                 page.goto(url + path)
                 page.wait_for_selector("main :is(tr, article, section)")
                 page.wait_for_timeout(1_500)  # the plots and fonts have been drawn
@@ -37,13 +37,13 @@ def main() -> None:
 
 
 def ended(url: str) -> list[str]:
-    """The sessions, the first made first, once both are over."""
+    """The sessions, the first made first, once those that do not go on are over."""
     try:
         found = httpx.get(f"{url}/v1/sessions").json()["sessions"]
     except httpx.TransportError:
         return []
     over = [each["session_id"] for each in reversed(found) if each["status"] == "ended"]
-    return over if len(over) == 2 else []
+    return over if len(over) == 3 else []
 
 
 if __name__ == "__main__":

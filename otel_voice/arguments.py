@@ -36,7 +36,7 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
 def _serve_parser(commands: Commands, runs: Mapping[str, Run]) -> None:
     for name, help_ in (
         ("serve", "run the receiver, the exporter and the read API"),
-        ("demo", "run the receiver as serve does, with two recorded calls replayed into it"),
+        ("demo", "run the receiver as serve does, with recorded calls in it and one that runs"),
         ("doctor", "look at everything between here and the backend, and say how to mend it"),
     ):
         command = commands.add_parser(name, help=help_, description=_sentence(help_))

@@ -34,7 +34,9 @@ from otel_voice.spans import session_id as canonical
 from otel_voice.store import Locked, Reader, SessionRow, Unavailable, check, drop, retry
 from otel_voice.summary import Summary
 
-DEMO = (("gemini-live.jsonl", "gemini-live"), ("openai-realtime.jsonl", "openai-realtime"))
+DEMO = ("gemini-live.jsonl", "openai-realtime.jsonl", "lost-connection.jsonl")
+# One more call runs while somebody looks.
+DEMO_LIVE = "openai-realtime.jsonl"
 # Requests end within this after SIGTERM; then comes the drain.
 GRACE_S = 3
 # Each may hold 64 KiB in the server's buffers.
@@ -161,14 +163,20 @@ def _play_demo(server: uvicorn.Server, url: str, chosen: settings.Settings) -> N
             return
         time.sleep(0.05)
     console = Console()
-    for name, provider in DEMO:
-        with as_file(files("otel_voice").joinpath("demo", name)) as path:
-            recording = Recording(path, provider)  # type: ignore[arg-type]
-        done = replay(recording, url, chosen.api_key, speed=None, agent_name="demo", on_progress=lambda _: None)
-        console.print(f"replayed {name} ({provider}): {display.sentence(done)}", soft_wrap=True)
-        console.print(f"  {url}/v1/sessions/{done.session_id}/spans", soft_wrap=True)
+    for name in DEMO:
+        done = _replay_demo(name, url, chosen, speed=None)
+        console.print(f"replayed {name}: {display.sentence(done)}", soft_wrap=True)
+        console.print(f"  {url}/sessions/{done.session_id}", soft_wrap=True)
     console.print(f"\nopen {url}/  (or: otel-voice sessions --data-dir {chosen.data_dir})", soft_wrap=True)
-    console.print("Ctrl-C stops it.")
+    console.print("One more call runs just now. Ctrl-C stops it all.")
+    with contextlib.suppress(ReplayFailed):  # the server has been stopped meanwhile
+        _replay_demo(DEMO_LIVE, url, chosen, speed=1)
+
+
+def _replay_demo(name: str, url: str, chosen: settings.Settings, speed: float | None) -> Summary:
+    with as_file(files("otel_voice").joinpath("demo", name)) as path:
+        recording = Recording(path)
+    return replay(recording, url, chosen.api_key, speed, on_progress=lambda _: None, agent_name="demo")
 
 
 # replay

@@ -67,14 +67,15 @@ def sessions_at(url: str) -> list[dict[str, Any]]:
     return list(httpx.get(f"{url}/v1/sessions").raise_for_status().json()["sessions"])
 
 
-def test_the_demo_replays_two_calls_and_says_where_to_look(demo: Demo, tmp_path: Path) -> None:
+def test_the_demo_replays_calls_lets_one_run_and_says_where_to_look(demo: Demo, tmp_path: Path) -> None:
     (first, _) = block("make demo").splitlines()
     said, url = demo(first)
     assert f"open {url}" in said
-    wait_for(lambda: {each["turn_count"] for each in sessions_at(url)} == {3, 4}, what="both calls in the list")
+    wait_for(lambda: {each["turn_count"] for each in sessions_at(url)} >= {3, 4}, what="the calls in the list")
+    wait_for(lambda: "open" in {each["status"] for each in sessions_at(url)}, what="the one that runs")
     command = block(".venv/bin/otel-voice sessions").replace("~/.local/share", str(tmp_path))
     listed = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert listed.count("recording_ended") == 2
+    assert (listed.count("recording_ended"), listed.count("provider_closed")) == (2, 1)
 
 
 def test_the_api_by_curl_gives_a_trace(receiver: Callable[..., Receiver], tmp_path: Path) -> None:
