@@ -234,9 +234,11 @@ async def body_of(
     types: tuple[bytes, ...],
     hand: InHand,
     most: tuple[int, int] = (BODY_BYTES, INFLATED_BYTES),
+    waits: bool = True,
 ) -> bytes:
     """The body, inflated, read no further than the limits (`most`: as it comes, and inflated); of any type where none
-    is named. Raises Rejected: 400, 408, 413, 415, 503."""
+    is named. With `waits` it counts among what is under way, which others are refused for. Raises Rejected: 400, 408,
+    413, 415, 503."""
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"identity", b"gzip"):
         raise Rejected(415, "content-encoding: must be gzip or none")
@@ -247,7 +249,8 @@ async def body_of(
     if encoding == b"gzip" and body:
         body = _inflate(body, most[1])
         hand.take(len(body))
-    hand.work()
+    if waits:
+        hand.work()
     return body
 
 

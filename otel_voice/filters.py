@@ -38,7 +38,7 @@ def filter_of(query: Mapping[str, str]) -> Filter:
     conditions = [Condition(column, "=", _text(name, said[name])) for name, column in EXACT.items() if name in said]
     conditions += [Condition(column, ">=", _number(name, said[name])) for name, column in LEAST.items() if name in said]
     conditions += [Condition(column, "<", _number(name, said[name])) for name, column in BELOW.items() if name in said]
-    return Filter(conditions, _text("q", said["q"]).strip() if "q" in said else "")
+    return Filter(tuple(conditions), _text("q", said["q"]).strip() if "q" in said else "")
 
 
 def _text(name: str, value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -68,7 +69,9 @@ def _token_in(body: bytes) -> str:
 
 def _with_cookie(request: Request, value: str, seconds: int) -> Response:
     response = Response(status_code=204, headers={"cache-control": "no-store"})
-    # On this machine there is no TLS, and no network that the cookie would cross.
-    secure = request.url.scheme == "https" or request.url.hostname not in LOOPBACK
+    # A proxy may speak plainly to us and name us as it likes: the page's origin is what the browser goes by. On this
+    # machine there is no TLS, and no network that the cookie would cross.
+    page = urlsplit(request.headers.get("origin") or str(request.url))
+    secure = page.scheme == "https" or page.hostname not in LOOPBACK
     response.set_cookie(COOKIE, value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="strict")
     return response

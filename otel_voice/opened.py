@@ -15,6 +15,7 @@ from otel_voice.summary import Summary
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
+LARGEST = 2**53
 
 
 class Open:
@@ -120,6 +121,7 @@ def call_of(summary: Summary) -> Call:
         tool_errors=summary.tool_error_count,
         p50_ms=latency.p50,
         p95_ms=latency.p95,
-        tokens=tokens.get("input_tokens", 0) + tokens.get("output_tokens", 0),
-        lost=summary.events_lost,
+        # A page may claim any number, and a table's integers have 64 bits.
+        tokens=min(tokens.get("input_tokens", 0) + tokens.get("output_tokens", 0), LARGEST),
+        lost=min(summary.events_lost, LARGEST),
     )

@@ -45,6 +45,8 @@ class Origins:
         if not self._loopback_only:
             return None
         host, origin = headers.get(b"host", b""), headers.get(b"origin")
+        if origin is None and headers.get(b"sec-fetch-site") == b"cross-site" and not _navigates(headers):
+            return "origin: pages of other sites may not ask"
         why = self._stranger if len(host) + len(origin or b"") <= REMEMBERED else self._why_stranger
         return why(host, origin)
 
@@ -107,6 +109,11 @@ class HostCheck:
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
     """Nobody calls it."""
+
+
+def _navigates(headers: Headers) -> bool:
+    """Somebody follows a link, which tells the page that it is on nothing."""
+    return headers.get(b"sec-fetch-mode") == b"navigate"
 
 
 def _is_local(host: str) -> bool:

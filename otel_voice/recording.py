@@ -177,6 +177,7 @@ def _frames(content: bytes, name: str) -> list[Frame]:
     frames = []
     for number, line in _numbered(content):
         try:
+            bodies.check(line)
             frames.append(bodies.decode(line, Frame))
         except bodies.Refused as error:
             raise BadRecording(f"{name}, line {number}: {error}") from None

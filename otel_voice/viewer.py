@@ -138,7 +138,7 @@ class Viewer:
         self._gate.reader(headers)
         provider = _provider(request.query_params.get("provider"))
         with self._load.request() as hand:
-            body = await body_of(headers, request.receive, (), hand, VIEWED_BYTES)
+            body = await body_of(headers, request.receive, (), hand, VIEWED_BYTES, waits=False)
             async with self._viewing:
                 try:
                     spans, summary = await asyncio.to_thread(_mapped, body, provider)

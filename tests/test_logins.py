@@ -183,3 +183,11 @@ async def test_on_this_machine_without_a_key_nobody_has_to_log_in(tmp_path: Path
     async with running(tmp_path, viewer_token=VIEWER) as app:
         await app.post(mark())
         assert await statuses(app) == {200}
+
+
+async def test_behind_a_proxy_with_tls_the_cookie_is_for_tls_only(app: App) -> None:
+    """One that speaks plainly to us, by our own address."""
+    page = {"origin": "https://voice.example.com", "sec-fetch-site": "same-origin"}
+    answer = await app.client.post("/v1/viewer/login", json={"token": VIEWER}, headers=page)
+    assert answer.status_code == 204
+    assert "; secure" in answer.headers["set-cookie"].lower()

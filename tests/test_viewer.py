@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -416,3 +418,35 @@ async def test_without_addresses_there_are_no_links(app: App) -> None:
     await app.post(mark())
     looked = (await app.client.get(f"/v1/sessions/{SESSION}/spans")).json()
     assert looked["links"] == {"jaeger": None, "langfuse": None}
+
+
+async def test_what_one_page_claims_keeps_no_session_from_being_written(tmp_path: Path) -> None:
+    async with running(tmp_path) as app:
+        usage = {"input_tokens": 2**53, "output_tokens": 2**53}
+        claims = [{"type": "turn_complete", "turn_id": f"t{n}", "usage": usage} for n in range(600)]
+        assert (await app.post(*claims)).status_code == 204
+        other = "6f1c2b3a-0000-4000-8000-0000000000cc"
+        await app.post(mark(), {"type": "session_end"}, session_id=other)
+        app.clock.now += 60
+        await until(lambda: app.rows(f"SELECT 1 FROM sessions WHERE id = '{other}' AND status = 'ended'"))
+        assert (await app.client.get("/v1/sessions?min_tokens=1000000")).json()["sessions"]
+
+
+async def test_a_page_of_another_site_asks_nothing_but_may_link_here(tmp_path: Path) -> None:
+    """An image or a script says no origin, and how long its answer takes would tell something."""
+    async with running(tmp_path) as app:
+        foreign = {"sec-fetch-site": "cross-site"}
+        assert (await app.client.get("/v1/sessions?q=word", headers=foreign)).status_code == 403
+        linked = await app.client.get("/", headers=foreign | {"sec-fetch-mode": "navigate"})
+        assert linked.status_code == 200
+
+
+async def test_a_file_that_is_looked_at_keeps_no_event_out(tmp_path: Path) -> None:
+    async with running(tmp_path) as app:
+        line = {"type": "mark", "name": "x", "ts": 1_790_000_000_000, "attributes": {"text": "y" * 4_000}}
+        file = "\n".join(json.dumps(line | {"seq": n, "source": "s"}) for n in range(1_400))
+        assert len(file) > 5 * 2**20
+        viewing = asyncio.create_task(app.client.post("/v1/view", content=file))
+        await until(lambda: app.state.load.bytes > 5 * 2**20)
+        assert (await app.post(mark())).status_code == 204
+        assert (await viewing).status_code == 200

@@ -36,7 +36,8 @@ class Tidying:
         """In the transaction that erases."""
         # While the index is made anew, the words may be in a part that is done already: so from the beginning.
         self._to_wipe, self._wiping = max(self._to_wipe, WORDS if words else LOG), False
-        self._db.execute("UPDATE counters SET value = ? WHERE name = 'to_wipe'", (self._to_wipe,))
+        # What an earlier try could not do is still to be done.
+        self._db.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'to_wipe'", (self._to_wipe,))
 
     def go_on(self) -> None:
         """With everything, outside a transaction."""
@@ -63,8 +64,10 @@ class Tidying:
         if self._has_words and self._to_wipe == WORDS and not self._wipe_words():
             return
         self._db.execute("PRAGMA busy_timeout = 0")
-        (busy, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        self._db.execute("PRAGMA busy_timeout = 5000")
+        try:
+            (busy, _, _) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            self._db.execute("PRAGMA busy_timeout = 5000")
         if not busy:
             self._db.execute("UPDATE counters SET value = 0 WHERE name = 'to_wipe'")
             self._to_wipe = 0

@@ -381,7 +381,9 @@ class Store:
             if session not in self._heads and session not in self._moved:
                 free = db.execute(IS_PAST, (session, not delivered)).fetchone()
                 if free:
+                    said = self.has_words and calls.has_said(db, session)
                     self._forget(db, session)
+                    self._tidying.erased(said)
 
         return self._submit(work)
 
