@@ -41,7 +41,10 @@ def install_chromium() -> bool:
     if os.geteuid() or not shutil.which("apt-get"):
         return False
     install = ("apt-get", "install", "-qq", "-y", "--no-install-recommends", "chromium")
-    return _run("apt-get", "update", "-qq") and _run(*install)
+    if _run(*install):
+        return True
+    _run("apt-get", "update", "-qq")  # which may fail in part, and do
+    return _run(*install)
 
 
 def find_packages() -> Path | None:
