@@ -485,6 +485,7 @@ def test_retry_after_is_honoured(app: Site, visit: Visit) -> None:
     page.evaluate("async () => { trace = new VoiceTrace(await token(), { renew }) }")
     note(page, "here")
     arrived(app, last(app), 1, page)
+    until(page, lambda: len(sent) > 1, 5, "Playwright to tell of it")
     assert sent[1] - sent[0] > 2.9
 
 

@@ -146,8 +146,9 @@ async def test_the_stream_of_a_session_that_is_erased_ends(app: App) -> None:
 
 
 async def test_the_list_hears_of_sessions_that_change_and_of_no_others(app: App) -> None:
-    await app.post(TURN, session_id="before")
-    await until(lambda: app.rows("SELECT 1 FROM sessions WHERE summary IS NOT NULL"))
+    async with listening(app, "/v1/sessions/stream") as first:
+        await app.post(TURN, session_id="before")
+        await until(lambda: first.events)
     async with listening(app, "/v1/sessions/stream") as heard:
         await app.post(TURN, session_id="now")
         await until(lambda: heard.events)
