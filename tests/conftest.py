@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 from tests.browsing import Chromium, Own, Site
 from tests.components.browser import CHROMIUM, PACKAGES
 from tests.components.build import COLLECTOR, JAEGER_BINARY
 from tests.real import Collector, Jaeger, LangfuseServer, Program, Receiver
+
+# A machine that does much else at the time is no defect of ours.
+expect.set_options(timeout=20_000)
 
 Started = TypeVar("Started", bound=Program)
 
@@ -152,7 +155,7 @@ def visit(request: pytest.FixtureRequest, errors: list[str]) -> Callable[..., Pa
 
     def visit(site: Site, path: str = "/?trace", context: BrowserContext | None = None) -> Page:
         tab = (context or request.getfixturevalue("context")).new_page()
-        tab.set_default_timeout(15_000)
+        tab.set_default_timeout(30_000)
         tab.on("pageerror", lambda error: errors.append(f"{error.name}: {error.message}"))
         tab.goto(site.url + path)
         tab.wait_for_function("window.ready")

@@ -95,7 +95,7 @@ def test_a_browser_that_is_killed_in_a_call_loses_nothing_that_was_kept(
 def test_a_page_that_is_closed_just_after_an_event_has_sent_it(app: Site, visit: Visit) -> None:
     page = visit(app)
     arrived_before = posts(page)
-    until(page, lambda: arrived_before or page.evaluate("performance.now() > 500"), 5)
+    until(page, lambda: arrived_before or page.evaluate("performance.now() > 500"), 20)
     note(page, "the last word")
     page.close()
     found = arrived(app, last(app), 2)
@@ -158,7 +158,7 @@ def test_a_token_is_renewed_before_it_is_over(app: Site, visit: Visit) -> None:
     )
     note(page, "here")
     arrived(app, last(app), 1, page)
-    until(page, lambda: len(answers) > 1, 5, "the answers")
+    until(page, lambda: len(answers) > 1, 20, "the answers")
     assert (len(app.made), set(answers)) == (2, {204})
 
 
@@ -262,7 +262,7 @@ def test_a_page_from_the_back_forward_cache_goes_on_with_its_trace(app: Site, vi
     note(page, "before")
     page.goto(f"{app.url}/plain")
     page.go_back(wait_until="commit")
-    until(page, lambda: page.evaluate("shown") == [True], 5, "the page out of the cache")
+    until(page, lambda: page.evaluate("shown") == [True], 20, "the page out of the cache")
     page.evaluate("trace.end()")
     found = arrived(app, last(app), 4, page)  # before, page_closed, page_shown, the end
     assert (found["end_reason"], len(app.made)) == ("user_hangup", 1)
@@ -317,7 +317,7 @@ def test_a_backend_that_fails_costs_the_trace_and_nothing_else(app: Site, visit:
     page, said = visit(app, "/"), list[str]()
     page.on("console", lambda message: said.append(message.text))
     page.evaluate("() => { trace = new VoiceTrace(Promise.reject(new Error('no backend'))); trace.mark('x') }")
-    until(page, lambda: said, 5, "a warning")
+    until(page, lambda: said, 20, "a warning")
     assert page.evaluate("() => { trace.mark('y'); trace.end(); return trace.traceparent() }") is None
     assert "not traced" in said[0] and "no backend" in said[0]
     assert errors == []
@@ -328,7 +328,7 @@ def test_what_the_receiver_refuses_is_told_to_the_developer(app: Site, visit: Vi
     page.on("console", lambda message: said.append(message.text))
     page.evaluate("() => { trace.mark('bad', { 'user.id': 'u1' }); trace.mark('good') }")
     arrived(app, last(app), 1, page)
-    until(page, lambda: said, 5, "a warning")
+    until(page, lambda: said, 20, "a warning")
     assert "user.id" in said[0]
     kept(page, 0)
 
@@ -485,7 +485,7 @@ def test_retry_after_is_honoured(app: Site, visit: Visit) -> None:
     page.evaluate("async () => { trace = new VoiceTrace(await token(), { renew }) }")
     note(page, "here")
     arrived(app, last(app), 1, page)
-    until(page, lambda: len(sent) > 1, 5, "Playwright to tell of it")
+    until(page, lambda: len(sent) > 1, 20, "Playwright to tell of it")
     assert sent[1] - sent[0] > 2.9
 
 

@@ -49,7 +49,7 @@ def test_a_page_of_an_origin_that_is_not_listed_reads_no_answer_and_keeps_its_ev
     page.on("requestfailed", lambda request: failed.append(request.url))
     page.evaluate("made => { trace = new VoiceTrace(made); trace.mark('here') }", session)
     until(page, lambda: failed, 10, "an answer that it must not read")
-    until(page, lambda: page.evaluate(WAITING) == 1, 5, "the event to be kept")
+    until(page, lambda: page.evaluate(WAITING) == 1, 20, "the event to be kept")
 
 
 def test_a_page_of_a_listed_origin_posts_to_a_receiver_with_a_key(
@@ -62,7 +62,7 @@ def test_a_page_of_a_listed_origin_posts_to_a_receiver_with_a_key(
     session = httpx.post(f"{receiving.url}/v1/sessions", headers=APP).json()
     page.evaluate("made => { trace = new VoiceTrace(made); trace.mark('here') }", session)
     wait_for(lambda: received(receiving.url, session["session_id"], APP) == 1, 10, "the event")
-    until(page, lambda: page.evaluate(WAITING) == 0, 5, "the answer to be read")
+    until(page, lambda: page.evaluate(WAITING) == 0, 20, "the answer to be read")
 
 
 @pytest.mark.parametrize("kind", ["forged", "expired", "of another session"])

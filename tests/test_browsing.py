@@ -51,7 +51,7 @@ def test_the_back_forward_cache_is_there(app: Site, visit: Callable[..., Page]) 
     page = visit(app, "/plain")
     page.goto(f"{app.url}/plain?away")
     page.go_back(wait_until="commit")
-    assert wait_for(lambda: page.evaluate("shown"), 5, "the page to be shown") == [False, True]
+    assert wait_for(lambda: page.evaluate("shown"), 20, "the page to be shown") == [False, True]
 
 
 def test_a_killed_browser_is_opened_again_on_the_same_profile(

@@ -44,7 +44,7 @@ def look(context: BrowserContext, receiving: Receiver) -> Iterator[Look]:
 
     def look(address: str = "/", **size: int) -> Page:
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(30_000)
         page.set_viewport_size({"width": size.get("width", 1280), "height": size.get("height", 900)})
         page.on("pageerror", lambda error: wrong.append(f"{error.name}: {error.message}"))
         page.on("console", lambda said: wrong.append(said.text) if "Security Policy" in said.text else None)
@@ -411,7 +411,7 @@ def test_the_way_back_leads_to_where_one_was(receiving: Receiver, look: Look) ->
     # From the back-forward cache no page loads.
     page.go_back(wait_until="commit")
     expect(rows(page)).to_have_count(60)
-    until(page, lambda: page.evaluate("scrollY") > 500, 5, "the page to be where it was")
+    until(page, lambda: page.evaluate("scrollY") > 500, 20, "the page to be where it was")
 
 
 # Hands and screens

@@ -123,7 +123,7 @@ def look(context: BrowserContext, errors: list[str]) -> Callable[..., Page]:
 
     def look(address: str, wait: str = "#conversation li") -> Page:
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.add_init_script(VIOLATIONS)
         page.on("pageerror", lambda error: errors.append(f"{error.name}: {error.message}"))
         page.goto(address)
@@ -209,12 +209,12 @@ def test_the_lanes_zoom_and_pan_by_keyboard(page: Page) -> None:
     whole = box(block)
     lanes.focus()
     page.keyboard.press("+")
-    until(page, lambda: box(block)["width"] > whole["width"] * 1.3, 5, "the block to be wider")
+    until(page, lambda: box(block)["width"] > whole["width"] * 1.3, 20, "the block to be wider")
     zoomed = box(block)
     page.keyboard.press("ArrowRight")
-    until(page, lambda: box(block)["x"] < zoomed["x"] - 20, 5, "the block to move")
+    until(page, lambda: box(block)["x"] < zoomed["x"] - 20, 20, "the block to move")
     page.keyboard.press("0")
-    until(page, lambda: box(block) == whole, 5, "the whole call")
+    until(page, lambda: box(block) == whole, 20, "the whole call")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     expect(page.locator("#turn-2")).to_have_class(re.compile("selected"))
@@ -233,19 +233,19 @@ def test_the_lanes_zoom_and_pan_by_mouse(page: Page) -> None:
     page.keyboard.down("Control")
     page.mouse.wheel(0, -300)
     page.keyboard.up("Control")
-    until(page, lambda: box(block)["width"] > whole["width"] * 2, 5, "the block to be wider")
+    until(page, lambda: box(block)["width"] > whole["width"] * 2, 20, "the block to be wider")
     zoomed = box(block)
     assert zoomed["x"] < middle < zoomed["x"] + zoomed["width"]
     page.mouse.down()
     page.mouse.move(middle + 60, axis["y"] + 30, steps=4)
     page.mouse.up()
-    until(page, lambda: abs(box(block)["x"] - zoomed["x"] - 60) < 2, 5, "the block to follow the mouse")
+    until(page, lambda: abs(box(block)["x"] - zoomed["x"] - 60) < 2, 20, "the block to follow the mouse")
     window = box(page.locator("#minimap .window"))
     page.mouse.move(window["x"] + window["width"] / 2, window["y"] + 10)
     page.mouse.down()
     page.mouse.move(window["x"] + window["width"] / 2 + 30, window["y"] + 10, steps=4)
     page.mouse.up()
-    until(page, lambda: box(page.locator("#minimap .window"))["x"] > window["x"] + 25, 5, "the window to be dragged")
+    until(page, lambda: box(page.locator("#minimap .window"))["x"] > window["x"] + 25, 20, "the window to be dragged")
 
 
 # 3. The conversation
@@ -261,7 +261,7 @@ def test_the_conversation_and_the_lanes_follow_each_other(page: Page) -> None:
     page.locator("#turn-1").get_by_role("button", name="Turn 1").click()
     track = box(page.locator(".lane.user .track"))
     first = page.locator(".lane.user .block").first
-    until(page, lambda: inside(box(first), track), 5, "the turn's speech to be in view")
+    until(page, lambda: inside(box(first), track), 20, "the turn's speech to be in view")
 
 
 def test_what_was_not_heard_is_struck_through(page: Page) -> None:
@@ -354,7 +354,7 @@ def test_a_running_call_grows_and_keeps_scroll_selection_and_zoom(url: str, look
     said = time.monotonic()
     call.tell(spoken_turn(11, 80_000, user="And now?"), shift=begun)
     page.wait_for_selector("#turn-11")
-    assert time.monotonic() - said < 1.5
+    assert time.monotonic() - said < 8  # and not after a reload of the stream
     expect(page.locator("#facts")).to_contain_text("11")
     assert page.evaluate(kept) == before
     expect(page.locator("#turn-2")).to_have_class(re.compile("selected"))
@@ -443,10 +443,10 @@ def test_a_running_call_is_followed_while_its_end_is_in_view(url: str, look: Cal
     call.tell([event for n in range(1, 11) for event in spoken_turn(n, n * 8000 - 8000)], shift=begun)
     page = look(f"{url}/sessions/{call.id}", wait="#turn-10")
     panel = box(page.locator("#conversation"))
-    until(page, lambda: inside(box(page.locator("#turn-10")), panel), 5, "the last turn to be in view")
+    until(page, lambda: inside(box(page.locator("#turn-10")), panel), 20, "the last turn to be in view")
     call.tell(spoken_turn(11, 80_000), shift=begun)
     page.wait_for_selector("#turn-11")
-    until(page, lambda: inside(box(page.locator("#turn-11")), panel), 5, "the new turn to be in view")
+    until(page, lambda: inside(box(page.locator("#turn-11")), panel), 20, "the new turn to be in view")
     call.end()
 
 
@@ -529,6 +529,6 @@ def test_a_session_of_500_turns_is_there_at_once_and_only_what_is_in_view_is_dra
     page.locator("#lanes").focus()
     for _ in range(10):
         page.keyboard.press("+")
-    until(page, lambda: page.locator("#lanes .block").count() < 200, 5, "few blocks")
+    until(page, lambda: page.locator("#lanes .block").count() < 200, 20, "few blocks")
     page.get_by_role("link", name="Slowest answer").click()
     expect(page.locator(".turn.selected .said.user")).to_be_visible()

@@ -309,11 +309,11 @@ async def test_a_request_whose_client_went_away_is_applied_all_the_same(
     with held(tmp_path):
         request = asyncio.create_task(receiver.sessions.accept("s", Page("s", clock).batch(turn(0))))
         await turns_of_loop()
-        await asyncio.to_thread(wait_for, lambda: receiver.store.queued_bytes, 5, "the append")
+        await asyncio.to_thread(wait_for, lambda: receiver.store.queued_bytes, 20, "the append")
         request.cancel()
         await asyncio.wait([request])
         assert (request.cancelled(), receiver.accepted) == (True, 0)
-    await asyncio.to_thread(wait_for, lambda: receiver.accepted, 5, "the commit")
+    await asyncio.to_thread(wait_for, lambda: receiver.accepted, 20, "the commit")
     await pass_time(receiver, clock, OVER, 60)
     assert receiver.names == ["invoke_agent", "voice_session"]
 
@@ -337,7 +337,7 @@ async def test_a_session_with_too_much_under_way_is_busy_and_its_neighbour_is_no
     page = Page("s", clock)
     with held(tmp_path):
         asked = [asyncio.create_task(receiver.sessions.accept("s", page.batch(turn(n)))) for n in range(64)]
-        await asyncio.to_thread(wait_for, lambda: receiver.sessions.count, 5, "the session")
+        await asyncio.to_thread(wait_for, lambda: receiver.sessions.count, 20, "the session")
         await turns_of_loop()
         with pytest.raises(Busy):
             await receiver.sessions.accept("s", page.batch(turn(64)))

@@ -189,7 +189,7 @@ async def test_when_the_server_stops_all_streams_end_at_once(app: App) -> None:
         begun = time.monotonic()
         app.state.streams.end()
         await until(lambda: heard.ended)
-        assert time.monotonic() - begun < 0.3
+        assert time.monotonic() - begun < 5
 
 
 async def test_a_stream_needs_what_other_reads_need(tmp_path: Path, app: App) -> None:
@@ -219,5 +219,5 @@ def test_a_real_call_is_heard_while_it_runs_and_the_server_stops_with_a_listener
         begun = time.monotonic()
         receiving.process.send_signal(signal.SIGTERM)
         list(lines)
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 2.5  # requests that go on are given 3 s
         assert receiving.process.wait(10) == 0
