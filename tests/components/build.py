@@ -1,4 +1,4 @@
-"""Builds the real collector and the real Jaeger for the tests, once, into a cache folder outside the tree.
+"""Builds the real collector, Jaeger and Docker Compose for the tests, once, into a cache folder outside the tree.
 
 `python -m tests.components.build` prints where they are. With --if-possible a machine without Go is no error.
 """
@@ -21,36 +21,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MANIFEST = Path(__file__).with_name("collector-manifest.yaml")
-# = Jaeger 2.13.0 (one release, two numbers): the newest tag that the Go module proxy serves.
-JAEGER = "github.com/jaegertracing/jaeger@v1.76.0"
+# One release, two numbers: the newest tag that the Go module proxy serves.
+JAEGER, JAEGER_RELEASE = "github.com/jaegertracing/jaeger@v1.76.0", "2.13.0"
+COMPOSE = "github.com/docker/compose/v5@v5.5.1"
 
 
 @dataclass(frozen=True)
 class Component:
-    """One real program: its binary's name, the variable that names another copy, its names on PATH, its build."""
+    """One real program: its binary's name, the variable that names another copy, its names on PATH, its build, and the
+    versions that it is built of."""
 
     name: str
     variable: str
     on_path: tuple[str, ...]
     build: Callable[[Path], Path]
+    made_of: bytes
 
     def find(self) -> Path | None:
         """The binary that the environment names, else one on PATH, else the one built here, else None."""
         if named := os.environ.get(self.variable):
             return Path(named)
         on_path = (shutil.which(name) for name in self.on_path)
-        built = cache_folder() / self.name
+        built = self.cache_folder / self.name
         return next((Path(path) for path in on_path if path), built if built.exists() else None)
+
+    @property
+    def cache_folder(self) -> Path:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return base / "otel-voice" / "components" / hashlib.sha256(self.made_of).hexdigest()[:16]
 
     @property
     def how_to_get(self) -> str:
         return f"no {self.name} here: put it on PATH, set {self.variable}, or install Go and run `make components`"
-
-
-def cache_folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    versions = hashlib.sha256(MANIFEST.read_bytes() + JAEGER.encode()).hexdigest()[:16]
-    return base / "otel-voice" / "components" / versions
 
 
 def build_collector(folder: Path) -> Path:
@@ -63,23 +65,38 @@ def build_collector(folder: Path) -> Path:
 
 
 def build_jaeger(folder: Path) -> Path:
-    download = subprocess.run(["go", "mod", "download", "-json", JAEGER], cwd=folder, capture_output=True, text=True)
-    if download.returncode:
-        raise SystemExit(f"Jaeger's module could not be had: {download.stdout}{download.stderr}")
+    return _build_module(JAEGER, "./cmd/jaeger", folder / "jaeger", "Jaeger")
+
+
+def build_compose(folder: Path) -> Path:
+    return _build_module(COMPOSE, "./cmd", folder / "docker-compose", "Docker Compose")
+
+
+def _build_module(module: str, package: str, binary: Path, what: str) -> Path:
+    download = ["go", "mod", "download", "-json", module]
+    done = subprocess.run(download, cwd=binary.parent, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{what}'s module could not be had: {done.stdout}{done.stderr}")
     # Inside the module's own folder, so that its go.sum, checked with the module, vouches for everything it needs
-    # (`go install` refuses the module because of a replace line).
-    source = Path(json.loads(download.stdout)["Dir"])
-    _run(["go", "build", "-trimpath", "-o", str(folder / "jaeger"), "./cmd/jaeger"], source, "Jaeger")
-    return folder / "jaeger"
+    # (`go install` refuses a module that has a replace line).
+    source = Path(json.loads(done.stdout)["Dir"])
+    _run(["go", "build", "-trimpath", "-o", str(binary), package], source, what)
+    return binary
 
 
-COLLECTOR = Component("otelcol", "OTEL_VOICE_TEST_COLLECTOR", ("otelcol-contrib", "otelcol"), build_collector)
-JAEGER_BINARY = Component("jaeger", "OTEL_VOICE_TEST_JAEGER", ("jaeger",), build_jaeger)
+COLLECTOR_AND_JAEGER = MANIFEST.read_bytes() + JAEGER.encode()
+COLLECTOR = Component(
+    "otelcol", "OTEL_VOICE_TEST_COLLECTOR", ("otelcol-contrib", "otelcol"), build_collector, COLLECTOR_AND_JAEGER
+)
+JAEGER_BINARY = Component("jaeger", "OTEL_VOICE_TEST_JAEGER", ("jaeger",), build_jaeger, COLLECTOR_AND_JAEGER)
+COMPOSE_BINARY = Component(
+    "docker-compose", "OTEL_VOICE_TEST_COMPOSE", ("docker-compose",), build_compose, COMPOSE.encode()
+)
 
 
 def build(component: Component) -> Path:
     """Builds in a folder of its own and moves the binary into place whole: a killed build leaves nothing half made."""
-    folder = cache_folder()
+    folder = component.cache_folder
     folder.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(folder), tempfile.TemporaryDirectory(dir=folder, prefix="building-") as work:
         if found := component.find():
@@ -119,7 +136,7 @@ def _environment() -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    for component in (COLLECTOR, JAEGER_BINARY):
+    for component in (COLLECTOR, JAEGER_BINARY, COMPOSE_BINARY):
         found = component.find()
         if not found and not shutil.which("go"):
             print(component.how_to_get)
