@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo example test lint bench bench-quick bench-browser bench-viewer screenshots faults fuzz lock components clean
+.PHONY: help install demo example env test lint bench bench-quick bench-browser bench-viewer screenshots faults fuzz lock components clean
 
 help: ## what one can make here
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,6 +33,9 @@ demo: .venv/.installed ## a running receiver with recorded calls in it, and one 
 example: .venv/.installed ## the example page with a voice agent that talks, and the receiver that it reports to
 	$(BIN)/otel-voice serve & trap "kill $$! 2>/dev/null || true" EXIT; \
 	cd examples/browser && OTEL_VOICE_URL=http://127.0.0.1:$${OTEL_VOICE_PORT:-8770} npm start
+
+env: ## .env with fresh secrets for docker-compose.yml
+	@$(PYTHON) docker/env.py
 
 # The real parts are built before pytest starts: a cold build takes longer than a test may.
 test: .venv/.tested ## all tests, with the real collector and Jaeger, Chromium and npm packages where they can be had
@@ -76,7 +79,7 @@ fuzz: .venv/.installed ## a million inputs at the decoder; writes benchmarks/fuz
 	"$$tools/bin/pip" install --quiet atheris==3.0.0; \
 	"$$tools/bin/python" -m benchmarks.fuzz $(FUZZ)
 
-components: .venv/.python ## what the tests need: collector and Jaeger built once, Chromium and npm packages installed
+components: .venv/.python ## what the tests need: collector, Jaeger and Compose built once, Chromium and npm packages installed
 	$(BIN)/python -m tests.components.build
 	$(BIN)/python -m tests.components.browser
 
