@@ -21,7 +21,7 @@ import pytest
 
 from tests.components.build import COLLECTOR, COMPOSE_BINARY, JAEGER_RELEASE, MANIFEST
 from tests.conftest import binary_of
-from tests.real import Jaeger, LangfuseServer, Program, free_port, wait_for
+from tests.real import Jaeger, LangfuseServer, Program, Reply, free_port, wait_for
 from tests.test_collector_config import spans_of
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +102,12 @@ def services(config: Callable[..., subprocess.CompletedProcess[str]]) -> Service
     # Compose writes a dollar as two, so that what it says can be read again.
     found: Services = json.loads(done.stdout.replace("$$", "$"))["services"]
     return found
+
+
+def put(text: str, places: dict[str, str]) -> str:
+    for what, where in places.items():
+        text = text.replace(what, where)
+    return text
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
@@ -274,6 +280,24 @@ def test_langfuse_gets_every_variable_it_needs_in_both_containers(services: Serv
     assert not [variable for variable in INIT if not web.get(f"LANGFUSE_INIT_{variable}")]
 
 
+@pytest.mark.parametrize(("name", "port"), [("langfuse-web", "3000"), ("langfuse-worker", "3030")])
+def test_langfuses_health_checks_hear_what_is_answered(
+    services: Services, langfuse_server: LangfuseServer, tmp_path: Path, name: str, port: str
+) -> None:
+    if shutil.which("node") is None:
+        pytest.skip("no node here, by which Langfuse's containers are asked how they are")
+    asked = [
+        put(word, {f"http://127.0.0.1:{port}": langfuse_server.base_url})
+        for word in services[name]["healthcheck"]["test"]
+    ]
+    codes = []
+    for status in (200, 503):
+        langfuse_server.standing = Reply(status)
+        codes.append(run(asked[1:], tmp_path).returncode)
+    langfuse_server.down()
+    assert [*codes, run(asked[1:], tmp_path).returncode] == [0, 1, 1]
+
+
 def test_langfuse_and_its_stores_agree(services: Services) -> None:
     env = {name: service.get("environment", {}) for name, service in services.items()}
     web = env["langfuse-web"]
@@ -287,7 +311,7 @@ def test_langfuse_and_its_stores_agree(services: Services) -> None:
     for what in ("EVENT", "MEDIA"):
         assert web[f"LANGFUSE_S3_{what}_UPLOAD_ACCESS_KEY_ID"] == env["minio"]["MINIO_ROOT_USER"]
         assert web[f"LANGFUSE_S3_{what}_UPLOAD_SECRET_ACCESS_KEY"] == env["minio"]["MINIO_ROOT_PASSWORD"]
-        assert services["minio-bucket"]["entrypoint"][-1] == f"store/{web[f'LANGFUSE_S3_{what}_UPLOAD_BUCKET']}"
+        assert services["minio-bucket"]["command"][-1] == f"store/{web[f'LANGFUSE_S3_{what}_UPLOAD_BUCKET']}"
     minio = f"{env['minio']['MINIO_ROOT_USER']}:{env['minio']['MINIO_ROOT_PASSWORD']}"
     assert env["minio-bucket"]["MC_HOST_store"] == f"http://{minio}@minio:9000"
     assert web["HOSTNAME"] == env["langfuse-worker"]["HOSTNAME"] == "0.0.0.0"
@@ -368,12 +392,6 @@ def test_nothing_is_installed_without_its_hash() -> None:
 
 
 # The collector as its container runs it
-
-
-def put(text: str, places: dict[str, str]) -> str:
-    for what, where in places.items():
-        text = text.replace(what, where)
-    return text
 
 
 class ComposeCollector(Program):
