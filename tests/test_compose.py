@@ -58,10 +58,14 @@ def run(command: list[str], folder: Path, **env: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=folder, env=base | env, capture_output=True, text=True, timeout=60)
 
 
+def need(program: str, sentence: str) -> None:
+    if shutil.which(program) is None:
+        pytest.fail(sentence, pytrace=False) if os.environ.get("CI") == "true" else pytest.skip(sentence)
+
+
 def make_env(folder: Path) -> subprocess.CompletedProcess[str]:
     """`make env`, in a checkout that has nothing else."""
-    if shutil.which("make") is None:
-        pytest.skip("no make here")
+    need("make", "no make here, by which .env is written")
     (folder / "docker").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copy(ROOT / "docker" / "env.py", folder / "docker")
@@ -284,8 +288,7 @@ def test_langfuse_gets_every_variable_it_needs_in_both_containers(services: Serv
 def test_langfuses_health_checks_hear_what_is_answered(
     services: Services, langfuse_server: LangfuseServer, tmp_path: Path, name: str, port: str
 ) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("no node here, by which Langfuse's containers are asked how they are")
+    need("node", "no node here, by which Langfuse's containers are asked how they are")
     asked = [
         put(word, {f"http://127.0.0.1:{port}": langfuse_server.base_url})
         for word in services[name]["healthcheck"]["test"]
