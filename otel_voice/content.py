@@ -15,9 +15,9 @@ from msgspec import UNSET, Struct
 
 from otel_voice import events as e
 from otel_voice.adapters.allow import ALLOW_LIST
+from otel_voice.semconv import NOT_CAPTURED
 
 EMAIL, PHONE, CARD, NUMBER = "[email]", "[phone]", "[card]", "[number]"
-NOT_CAPTURED = "[not captured]"
 # Local calls have as many digits; what has fewer is an amount or a time.
 PHONE_DIGITS = 7
 # No phone number has more (E.164), no card number fewer or more than these.

@@ -98,8 +98,9 @@ HEARD = "voice.speech.heard"
 EVENT_LATE = "voice.event.late"
 MARK = "voice.mark"
 
-# What people said and what tools saw: sensitive. One switch leaves these out, and the collector's redaction
-# names the same keys.
+# What people said and what tools saw: sensitive. OTEL_VOICE_CAPTURE_CONTENT=off leaves these out, and so does the
+# collector with OTEL_VOICE_COLLECTOR_REDACT=true; both put NOT_CAPTURED in place of two more: the texts among a mark's
+# attributes (`voice.mark.*`), and a span's status message unless it is NO_RESULT, which quotes nobody.
 CONTENT_KEYS = frozenset(
     {
         INPUT_MESSAGES,
@@ -111,3 +112,5 @@ CONTENT_KEYS = frozenset(
         OBSERVATION_OUTPUT,
     }
 )
+NOT_CAPTURED = "[not captured]"
+NO_RESULT = "no result came before the session ended"

@@ -88,8 +88,14 @@ class Trace:
             kind=otel_kind,
             attributes=self.common | self._kept(attributes),
             status="ERROR" if error is not None else "UNSET",
-            status_message=chat.cut(error or ""),
+            status_message=self._status_message(error),
         )
+
+    def _status_message(self, error: str | None) -> str:
+        """An error may quote anything."""
+        if error and error != s.NO_RESULT and not self.capture_content:
+            return s.NOT_CAPTURED
+        return chat.cut(error or "")
 
     def _span_id(self, kind: Kind, key: str) -> str:
         if kind == "session":
@@ -203,8 +209,6 @@ class Trace:
         arguments = None if tool.arguments is UNSET else told.arguments
         outcome = None if tool.end is None or tool.cancelled else told.outcome
         error_type, error = _tool_error(tool)
-        if error_type == TOOL_ERROR and not self.capture_content:
-            error = "the tool failed"
         attributes: dict[str, Value | None] = {
             s.OPERATION_NAME: s.TOOL,
             s.OBSERVATION_TYPE: "tool",
@@ -237,7 +241,7 @@ class Trace:
         name = type_
         if isinstance(fact, e.Mark):
             name = fact.name
-            attributes |= {f"{s.MARK}.{key}": value for key, value in fact.attributes.items()}
+            attributes |= {f"{s.MARK}.{key}": self._marked(value) for key, value in fact.attributes.items()}
         if happening.late:
             # Where and when it belongs, the span says.
             said = msgspec.to_builtins(fact)
@@ -247,6 +251,11 @@ class Trace:
         return self.span(
             "event", happening.key, name, happening.t, happening.t, attributes, self.turn_id(turn_id), error
         )
+
+    def _marked(self, value: Value | None) -> Value | None:
+        """The log may hold a text from before content was left out."""
+        withheld = isinstance(value, str) and value.strip() and not self.capture_content
+        return s.NOT_CAPTURED if withheld else value
 
 
 def _said(given: list[chat.Message], got: list[chat.Message]) -> dict[str, Value | None]:
@@ -267,7 +276,7 @@ def _tool_error(tool: Tool) -> tuple[str | None, str | None]:
     if tool.cancelled:
         return "cancelled", None
     if tool.end is None:
-        return UNANSWERED, "no result came before the session ended"
+        return UNANSWERED, s.NO_RESULT
     if tool.error is not UNSET:
         return TOOL_ERROR, chat.text_of(tool.error)[:1024]
     return None, None

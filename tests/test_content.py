@@ -20,7 +20,6 @@ from otel_voice.content import (
     ATTRIBUTE_CHARS,
     MASKED,
     NAMES,
-    NOT_CAPTURED,
     TEXT_CHARS,
     WITHHELD,
     Content,
@@ -31,6 +30,7 @@ from otel_voice.content import (
     masked_value,
 )
 from otel_voice.recording import Recording
+from otel_voice.semconv import NOT_CAPTURED
 from otel_voice.spans import Span
 from tests.facts import everything
 from tests.running import SESSION, App, running

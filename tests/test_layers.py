@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
         "summary",
         "words",
     },
-    "content": {"adapters", "events"},
+    "content": {"adapters", "events", "semconv"},
     "edge": {"settings", "spans", "tokens"},
     "static_files": set(),
     "origins": {"edge", "settings"},

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from otel_voice import events as e
+from otel_voice.semconv import NO_RESULT, NOT_CAPTURED
 from otel_voice.session import Session
 from otel_voice.spans import Span, root_id, session_id, span_id, trace_id, traceparent
 from otel_voice.summary import Summary
@@ -451,13 +452,29 @@ def test_a_session_that_is_described_late_keeps_what_its_messages_said() -> None
     assert session.summary().provider == "gcp.gemini"
 
 
-def test_a_tools_error_is_content_too() -> None:
+def test_errors_and_what_marks_say_are_content_too() -> None:
     session = Session(SESSION, capture_content=False)
-    lines = [event("tool_call", 1, call_id="a", name="x"), event("tool_result", 2, call_id="a", error="SECRET")]
-    session.apply(batch(*numbered(lines)), at=T0 + 2000)
+    lines = [
+        event("tool_call", 1, call_id="a", name="x"),
+        event("tool_result", 2, call_id="a", error="SECRET"),
+        event("tool_call", 2, call_id="b", name="y"),
+        event("response_end", 3, response_id="r", error="SECRET"),
+        event("error", 4, message="SECRET", code="full"),
+        event("mark", 4, name="here", attributes={"note": "SECRET", "blank": " ", "left": 3, "new": True}),
+    ]
+    session.apply(batch(*numbered(lines)), at=T0 + 4000)
     session.advance(float("inf"))
-    tool = named(session.take(), "execute_tool x")
-    assert (tool.status, tool.status_message) == ("ERROR", "the tool failed")
+    spans = session.take()
+    told = {span.name: (span.status, span.status_message) for span in spans if span.status == "ERROR"}
+    withheld = ("ERROR", NOT_CAPTURED)
+    assert told == {
+        "execute_tool x": withheld,
+        "execute_tool y": ("ERROR", NO_RESULT),
+        "generate_content": withheld,
+        "error": withheld,
+    }
+    mark = named(spans, "here").attributes
+    assert [mark[f"voice.mark.{key}"] for key in ("note", "blank", "left", "new")] == [NOT_CAPTURED, " ", 3, True]
 
 
 def test_the_senders_clock_is_corrected_by_its_own_estimate() -> None:
