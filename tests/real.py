@@ -136,9 +136,10 @@ class Collector(Program):
     """The real collector with this repository's own configuration."""
 
     def __init__(self, binary: Path, folder: Path, env: Mapping[str, str]) -> None:
-        http, grpc, health = free_port(), free_port(), free_port()
+        http, grpc, health, metrics = free_port(), free_port(), free_port(), free_port()
         self.otlp_http_endpoint = f"http://127.0.0.1:{http}"
         self.otlp_grpc_endpoint = f"127.0.0.1:{grpc}"
+        self.metrics_url = f"http://127.0.0.1:{metrics}/metrics"
         self.storage = folder / "storage"
         super().__init__(
             "collector",
@@ -148,7 +149,7 @@ class Collector(Program):
                 "OTEL_VOICE_COLLECTOR_HTTP": f"127.0.0.1:{http}",
                 "OTEL_VOICE_COLLECTOR_GRPC": f"127.0.0.1:{grpc}",
                 "OTEL_VOICE_COLLECTOR_HEALTH": f"127.0.0.1:{health}",
-                "OTEL_VOICE_COLLECTOR_METRICS_PORT": str(free_port()),
+                "OTEL_VOICE_COLLECTOR_METRICS_PORT": str(metrics),
                 "OTEL_VOICE_COLLECTOR_STORAGE": str(self.storage),
                 **env,
             },
