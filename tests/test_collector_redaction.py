@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 from google.protobuf import json_format
@@ -22,64 +18,38 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from otel_voice.recording import Recording
 from otel_voice.semconv import CONTENT_KEYS, MARK, NO_RESULT, NOT_CAPTURED
+from tests.calls import Played, chain, each_call
 from tests.components.build import COLLECTOR
 from tests.conftest import binary_of
-from tests.facts import RECORDINGS, SHARED
-from tests.real import COLLECTOR_CONFIG, Collector, Jaeger, JaegerSpan, LangfuseServer, Receiver, wait_for
+from tests.real import COLLECTOR_CONFIG, Collector, Jaeger, JaegerSpan, LangfuseServer, wait_for
 from tests.test_collector_config import BOTH, LANGFUSE, post
-from tests.test_end_to_end import otel_voice, received, spans_at
+from tests.test_end_to_end import received
 
-DEMO = COLLECTOR_CONFIG.parent / "otel_voice" / "demo"
-FAILED = RECORDINGS / "openai_failed_and_incomplete.jsonl"
-FILES = [*sorted(DEMO.glob("*.jsonl")), FAILED, *sorted(SHARED.glob("*/*.jsonl"))]
 # Where a recording has what somebody said, what a tool was given or gave back, and why something failed.
 TEXTS = frozenset({"text", "transcript", "delta", "output", "instructions", "message", "error"})
 VALUES = frozenset({"args", "arguments", "functionResponses", "function_responses", "result"})
 NAMES = frozenset({"id", "name", "scheduling"})
+# Words of the mapping itself that somebody may say as well; so may somebody say a tool's name.
+OWN = f"{NO_RESULT} function tool"
 
-each_call = pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 pytestmark = pytest.mark.components
-
-
-@dataclass(frozen=True)
-class Played:
-    """A call as the receiver has it, and what the two backends got of it."""
-
-    session_id: str
-    log: bytes
-    made: list[dict[str, Any]]
-    at_langfuse: list[Span]
-    at_jaeger: list[JaegerSpan]
 
 
 @pytest.fixture(scope="module")
 def calls(jaeger: Jaeger, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Played]]:
-    """Every call replayed through a receiver that captures all, and a collector that redacts."""
-    folder, langfuse = tmp_path_factory.mktemp("redacted"), LangfuseServer()
+    """Every call played through a receiver that captures all, and a collector that redacts for both backends."""
     chosen = {"OTEL_VOICE_COLLECTOR_REDACT": "true", "OTEL_VOICE_COLLECTOR_EXPORTERS": BOTH}
-    backends = {"OTEL_VOICE_JAEGER_ENDPOINT": jaeger.otlp_grpc_endpoint, **langfuse.env}
-    collector = Collector(binary_of(COLLECTOR), folder, chosen | backends)
-    receiver = Receiver(folder / "data", folder, {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.otlp_http_endpoint})
+    there = {"OTEL_VOICE_JAEGER_ENDPOINT": jaeger.otlp_grpc_endpoint}
+    with chain(tmp_path_factory.mktemp("redacted"), {}, chosen | there) as redacting:
+        yield redacting.play_all()
 
-    def play(file: Path) -> Played:
-        session_id = str(uuid.uuid4())
-        otel_voice("replay", file, "--endpoint", receiver.url, "--session-id", session_id, "--instant")
-        at_langfuse = spans_at(langfuse, session_id.replace("-", ""))
-        asked = f"{receiver.url}/v1/sessions/{session_id}"
-        made = httpx.get(f"{asked}/spans").raise_for_status().json()["spans"]
-        at_jaeger = wait_for(
-            lambda: [] if len(found := jaeger.trace(session_id.replace("-", "")) or []) < len(made) else found,
-            what="every span in Jaeger",
-        )
-        return Played(session_id, httpx.get(f"{asked}/events").raise_for_status().content, made, at_langfuse, at_jaeger)
 
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            yield dict(zip(FILES, pool.map(play, FILES), strict=True))
-    finally:
-        receiver.kill()
-        collector.kill()
-        langfuse.close()
+def in_jaeger(jaeger: Jaeger, played: Played) -> list[JaegerSpan]:
+    def whole() -> list[JaegerSpan] | None:
+        spans = jaeger.trace(played.trace_id) or []
+        return spans if len(spans) == len(played.made) else None
+
+    return wait_for(whole, what="every span in Jaeger")
 
 
 def words(text: str) -> set[str]:
@@ -112,22 +82,23 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 @each_call
-def test_no_word_of_a_call_leaves(calls: dict[Path, Played], file: Path) -> None:
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    said = said_in(lines)
+def test_no_word_of_a_call_leaves(calls: dict[Path, Played], jaeger: Jaeger, file: Path) -> None:
+    said = said_in(calls[file].lines)
     assert len(said) > 3
-    kept = [string for span in calls[file].at_langfuse for string in strings_in(json_format.MessageToDict(span))]
-    kept += [string for span in calls[file].at_jaeger for string in (span.name, *strings_in([*span.tags.values()]))]
-    assert said & words(" ".join(kept)) == set()
+    kept = [string for span in calls[file].spans for string in strings_in(json_format.MessageToDict(span))]
+    for span in in_jaeger(jaeger, calls[file]):
+        kept += [span.name, *strings_in([*span.tags.values()])]
+    tools = [str(span["attributes"].get("gen_ai.tool.name")) for span in calls[file].made]
+    assert said & words(" ".join(kept)) <= words(" ".join([OWN, *tools]))
 
 
 @each_call
 def test_what_is_no_content_stays_as_it_was_made(calls: dict[Path, Played], file: Path) -> None:
     played = calls[file]
-    at_langfuse = {span.span_id.hex(): span for span in played.at_langfuse}
-    assert len(at_langfuse) == len(played.at_langfuse) == len(played.made)
+    arrived = {span.span_id.hex(): span for span in played.spans}
+    assert len(arrived) == len(played.spans) == len(played.made)
     for made in played.made:
-        span = at_langfuse[made["span_id"]]
+        span = arrived[made["span_id"]]
         told = received(span)
         assert (told.parent, told.name) == (made["parent_span_id"], made["name"])
         assert span.start_time_unix_nano == made["start_time_unix_nano"]
@@ -150,7 +121,7 @@ def test_what_leaves_is_what_a_receiver_that_captures_no_content_would_send(
     session = Recording.of(played.log, file.name).session(played.session_id, capture_content=False)
     without = [msgspec.to_builtins(span) for span in session.take()]
     told = [(span["span_id"], span["attributes"], span["status_message"]) for span in without]
-    left = [(span.span_id.hex(), received(span).attributes, span.status.message) for span in played.at_langfuse]
+    left = [(span.span_id.hex(), received(span).attributes, span.status.message) for span in played.spans]
     assert sorted(left, key=str) == sorted(told, key=str)
 
 
