@@ -130,12 +130,16 @@ def _unreadable(path: Path) -> Finding | None:
 
 def _checked(reader: Reader, path: Path) -> Finding:
     try:
-        wrong = reader.check()
+        found = reader.check()
     except Damaged as damaged:
-        wrong = str(damaged)
+        found = str(damaged), False
     except Unavailable as error:
         return mend("store", f"{path} cannot be read now ({error}): ask again, and look at the disk")
-    if wrong is not None:
+    if found is not None:
+        wrong, is_words = found
+        if is_words:
+            anew = "the receiver begins it anew when it meets that, and keeps all else"
+            return look("store", f"the index of words in {path} is damaged ({wrong}): {anew}")
         keep = "the receiver sets it aside when it meets the damage, or at its next start"
         return mend("store", f"{path} cannot be used ({wrong}): {keep}")
     if not all(os.access(each, os.W_OK) for each in (path.parent, path)):

@@ -26,6 +26,7 @@ from otel_voice.probe import ENVIRONMENT, PROBE, Limits
 from otel_voice.settings import Settings, read
 from otel_voice.store import FILE, check, lock
 from tests.real import COLLECTOR_CONFIG, Collector, Jaeger, LangfuseServer, Receiver, Reply, free_port
+from tests.running import damage
 
 pytestmark = pytest.mark.anyio
 
@@ -178,6 +179,14 @@ async def test_a_damaged_store_is_found(data_dir: Path, at: int) -> None:
     assert found["store"].state == "mend"
     assert "the receiver sets it aside" in found["store"].text
     assert found["ledger"].text.startswith("not asked")
+
+
+async def test_a_damaged_index_of_words_is_no_damaged_store(data_dir: Path) -> None:
+    execute(data_dir, "PRAGMA journal_mode = DELETE")
+    damage(data_dir, "words_data")
+    found = await looked(data_dir)
+    assert (found["store"].state, found["ledger"].state) == ("look", "ok")
+    assert "the receiver begins it anew" in found["store"].text
 
 
 async def test_a_store_of_another_version_is_found(data_dir: Path) -> None:

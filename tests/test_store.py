@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -35,6 +36,7 @@ from otel_voice.store import (
     drop,
     lock,
     retry,
+    words,
 )
 from otel_voice.store import file as store_file
 from otel_voice.store.file import SUSPECT
@@ -418,10 +420,10 @@ async def test_a_store_that_holds_more_than_it_may_refuses_new_work_until_there_
     store = Store(tmp_path, asyncio.get_running_loop(), "NORMAL", max_bytes=2**20)
     assert store.refuses is None
     await appending(store, 1, b"x" * 2**20)
-    assert "the store is full (1 MiB)" in str(store.refuses)
+    await wait_until(lambda: "the store is full (1 MiB)" in str(store.refuses))
     await flushing(store, row(1, due=None), flushed=1)
     await store.retire(1, True)
-    assert store.refuses is None
+    await wait_until(lambda: store.refuses is None)
     await store.close()
 
 
@@ -501,12 +503,15 @@ async def test_what_was_erased_is_in_none_of_the_files(tmp_path: Path, closed: b
         await store.erase(1)
         if closed:
             await store.close()
-        found = [suffix for suffix in ("", "-wal") if words[:29] in bytes_of(tmp_path / f"{FILE}{suffix}")]
-        assert found == []
+        await wait_until(lambda: not files_with(tmp_path, words[:29]))
 
 
 def bytes_of(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
+
+
+def files_with(directory: Path, words: bytes) -> list[str]:
+    return [suffix for suffix in ("", "-wal") if words in bytes_of(directory / f"{FILE}{suffix}")]
 
 
 async def test_a_store_that_was_closed_is_one_file(tmp_path: Path) -> None:
@@ -794,7 +799,7 @@ async def test_words_that_are_told_again_are_found_once(store: Store) -> None:
 
 async def test_of_a_call_with_more_turns_than_have_a_number_the_first_are_found(store: Store) -> None:
     await made(store, called(1), called(2, said=("mine",)))
-    last = 2**calls.TURN_BITS - 1
+    last = 2**words.TURN_BITS - 1
     await store.flush(Flush([], [], 0, said=[(1, last, "last"), (1, last + 1, "beyond")]))
     assert (numbers(store, "last"), numbers(store, "beyond"), numbers(store, "mine")) == ([1], [], [2])
 
@@ -829,12 +834,11 @@ async def test_words_that_were_erased_are_in_none_of_the_files(tmp_path: Path, c
     async with opened(tmp_path) as store:
         for n in range(1, 40):
             await made(store, called(n, said=(*others, "unspeakable") if n == 20 else others))
-        assert b"unspeakable" in bytes_of(tmp_path / FILE) + bytes_of(tmp_path / f"{FILE}-wal")
+        assert files_with(tmp_path, b"unspeakable")
         await store.erase(20)
         if closed:
             await store.close()
-        found = [suffix for suffix in ("", "-wal") if b"peakable" in bytes_of(tmp_path / f"{FILE}{suffix}")]
-        assert found == []
+        await wait_until(lambda: not files_with(tmp_path, b"peakable"))
 
 
 async def test_a_start_goes_on_with_what_was_to_be_wiped(tmp_path: Path) -> None:
@@ -862,6 +866,105 @@ async def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < ends
         await asyncio.sleep(0.01)
+
+
+# A damaged index of words
+
+
+WORDS = [f"words_{name}" for name in ("data", "idx", "content", "docsize", "config")]
+# As FTS5 finds it, where every page is one: what it reads is nothing, or nonsense.
+EMPTY = "UPDATE words_data SET block = zeroblob(length(block))"
+IN_IT = "UPDATE words_data SET block = CAST(replace(hex(zeroblob(length(block))), '00', char(127)) AS BLOB)"
+
+
+def damage_words(directory: Path, where: str) -> None:
+    """While a store is open, too: what it has read of the file is nothing that it may rely on any more."""
+    if where in WORDS:
+        damage(directory, where)
+    with contextlib.closing(sqlite3.connect(directory / FILE, isolation_level=None)) as db:
+        db.execute("UPDATE counters SET value = value" if where in WORDS else where)
+
+
+async def goes_on(store: Store) -> None:
+    """All that is asked of a store works, and new words are found."""
+    heard: list[Damaged] = []
+    store.on_damage = heard.append
+    assert numbers(store, "hello") in ([], [3, 2, 1])
+    await store.erase(1)
+    await appending(store, 9, b"y")
+    await store.flush(called(9, said=("a new hello",)))
+    await store.flush(called(2, said=("told again",)))
+    assert (numbers(store, "new"), numbers(store, "again"), numbers(store)) == ([9], [2], [9, 3, 2])
+    assert (bodies(store.reader, 2), bodies(store.reader, 9)) == ([b"x"], [b"y"])
+    assert heard == []
+
+
+async def is_sound(directory: Path) -> None:
+    """After one more start."""
+    async with opened(directory):
+        pass
+    assert set(os.listdir(directory)) == {FILE, "lock"}
+    with contextlib.closing(sqlite3.connect(directory / FILE)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        db.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+
+
+@pytest.mark.parametrize("where", [*WORDS, EMPTY, IN_IT])
+async def test_an_index_of_words_that_a_start_finds_damaged_is_begun_anew_and_all_else_kept(
+    tmp_path: Path, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path) as store:
+        await made(store, *(called(n, said=("hello", f"only {n}")) for n in (1, 2, 3)))
+    damage_words(tmp_path, where)
+    async with opened(tmp_path) as store:
+        await goes_on(store)
+    assert "index of words" in caplog.text
+    await is_sound(tmp_path)
+
+
+@pytest.mark.parametrize("where", [*WORDS, EMPTY, IN_IT])
+async def test_an_index_of_words_that_is_damaged_in_the_middle_of_the_work_is_begun_anew_and_all_else_kept(
+    tmp_path: Path, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path) as store:
+        await made(store, *(called(n, said=("hello", f"only {n}")) for n in (1, 2, 3)))
+        damage_words(tmp_path, where)
+        await goes_on(store)
+    await is_sound(tmp_path)
+    assert "index of words" in caplog.text
+
+
+async def test_a_search_that_meets_a_damaged_index_of_words_answers_and_the_next_words_are_found(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as store:
+        await made(store, called(1, said=("hello",), user_id="hello"), called(2, said=("hello",)))
+        damage_words(tmp_path, IN_IT)
+        assert numbers(store, "hello") == [1]
+        assert store.calls.plots(Filter(text="hello")).calls == 1
+        await made(store, called(3, said=("hello",)))
+        assert numbers(store, "hello") == [3, 1]
+
+
+async def test_words_that_were_in_a_damaged_index_are_in_none_of_the_files_after_a_start(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await made(store, called(1, said=("unspeakable",)), called(2, said=("hello",)))
+        damage_words(tmp_path, "words_data")
+        await store.erase(1)
+    assert files_with(tmp_path, b"peakable")
+    async with opened(tmp_path):
+        pass
+    assert not files_with(tmp_path, b"peakable")
+
+
+async def test_other_damage_is_not_taken_for_that_of_the_words(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await made(store, called(1, said=("hello",)))
+    damage_words(tmp_path, "words_data")
+    damage(tmp_path, "outbox")
+    async with opened(tmp_path) as store:
+        assert numbers(store) == []
+    assert (tmp_path / f"{FILE}.damaged-1").exists()
 
 
 async def test_the_index_is_put_in_order_when_nobody_waits(store: Store, tmp_path: Path) -> None:
@@ -942,7 +1045,7 @@ async def test_without_FTS5_calls_are_found_by_their_columns(tmp_path: Path) -> 
     ],
 )
 def test_a_query_is_words_and_no_syntax(text: str, terms: str) -> None:
-    assert calls.terms(text) == terms
+    assert words.terms(text) == terms
 
 
 @pytest.mark.parametrize("span", [0.0, 1.0, 59_000.0, 3.6e6, 8.64e7, 3e9, 1e12, 5e15])

@@ -1,16 +1,14 @@
-"""The table of calls and the words said in them: filters to SQL, pages of numbers, plots."""
+"""The table of calls: filters to SQL, and plots."""
 
 from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Sequence
 from typing import Any
 
 from otel_voice.store.rows import Call, Filter, Plots
+from otel_voice.store.words import TURN_BITS, terms
 
-# A turn's words have the number of its session, shifted, and its own: so a session's lie together.
-TURN_BITS = 12
 # Bins that a plot has at most.
 TIME_BINS, LATENCY_BINS = 60, 50
 _S, _M, _H, _D = 1_000.0, 60_000.0, 3_600_000.0, 86_400_000.0
@@ -27,67 +25,6 @@ _TEXT_COLUMNS = ("user_id", "agent_name", "model")
 
 # Nothing of a session that was erased.
 INSERT = "INSERT OR REPLACE INTO calls SELECT * FROM (VALUES {}) WHERE column1 IN (SELECT no FROM sessions)"
-_HAS_SAID = "SELECT 1 FROM words WHERE rowid BETWEEN ? AND ? LIMIT 1"
-INSERT_WORDS = "INSERT OR REPLACE INTO words (rowid, text) VALUES {}"
-
-
-def make_words(db: sqlite3.Connection) -> bool:
-    """The table that transcripts are found by; False where this SQLite was built without it (FTS5)."""
-    try:
-        db.execute("CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text)")
-        # Left to itself it would put its pieces together within commits that somebody waits for; the writer does it
-        # when nobody does, unless there are too many.
-        db.executemany("INSERT INTO words (words, rank) VALUES (?, ?)", [("automerge", 0), ("crisismerge", 64)])
-    except sqlite3.OperationalError as error:
-        if "no such module" not in str(error):
-            raise
-        return False
-    return True
-
-
-def has_words(db: sqlite3.Connection) -> bool:
-    try:
-        db.execute("SELECT 1 FROM words LIMIT 0")
-    except sqlite3.OperationalError as error:
-        if "no such" not in str(error):
-            raise
-        return False
-    return True
-
-
-def word_rows(said: Sequence[tuple[int, int, str]]) -> list[tuple[int, str]]:
-    """Of a call with thousands of turns, the first ones are found."""
-    return [(session << TURN_BITS | turn, text) for session, turn, text in said if turn >> TURN_BITS == 0]
-
-
-def has_said(db: sqlite3.Connection, session: int) -> bool:
-    return bool(db.execute(_HAS_SAID, _turns_of(session)).fetchone())
-
-
-def forget(db: sqlite3.Connection, session: int, words: bool) -> None:
-    db.execute("DELETE FROM calls WHERE no = ?", (session,))
-    if words:
-        db.execute("DELETE FROM words WHERE rowid BETWEEN ? AND ?", _turns_of(session))
-
-
-def _turns_of(session: int) -> tuple[int, int]:
-    return session << TURN_BITS, (session + 1 << TURN_BITS) - 1
-
-
-def merge(db: sqlite3.Connection, pages: int) -> bool:
-    """Puts pieces of the index of words together, some pages of them, and says whether more is to be done. Where
-    `pages` is below 0 it begins with the whole index, which leaves out what was deleted."""
-    before = db.total_changes
-    db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (pages,))
-    return db.total_changes - before > 1
-
-
-def terms(text: str) -> str:
-    """A query as FTS5 takes it: all its words, the last of which may go on."""
-    words = ["".join(c for c in word if c.isprintable() and c != '"') for word in text.split()]
-    quoted = [f'"{word}"' for word in words if any(c.isalnum() for c in word)]
-    # What begins with one letter is half of all.
-    return " ".join(quoted) + "*" * (len(quoted[-1]) > 3) if quoted else ""
 
 
 def where(chosen: Filter, words: bool) -> tuple[str, list[Any]]:
@@ -113,15 +50,16 @@ def _anywhere(text: str, words: bool) -> tuple[str, list[Any]]:
     return f"({' OR '.join(parts)})", values
 
 
-def plots(db: sqlite3.Connection, chosen: Filter) -> Plots:
-    condition, values = where(chosen, has_words(db))
+def plots(db: sqlite3.Connection, chosen: Filter, words: bool) -> Plots:
+    condition, values = where(chosen, words)
     db.execute("BEGIN")
     try:
         # Found once, for five looks at it.
         db.execute(_FOUND.format(condition), values)
         return _plots(db)
     finally:
-        db.execute("ROLLBACK")
+        if db.in_transaction:
+            db.execute("ROLLBACK")
 
 
 def _plots(db: sqlite3.Connection) -> Plots:

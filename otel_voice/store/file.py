@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import logging
 import os
+import re
 import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from otel_voice.store.calls import make_words
+from otel_voice.store import words
 from otel_voice.store.rows import Damaged, Locked, Unavailable
 
 log = logging.getLogger(__name__)
@@ -26,15 +27,15 @@ WITHOUT_CALLS = 3
 FILE = "otel-voice.db"
 # Left by a process that met damage in the middle of its work: the next one reads the whole file before it trusts it.
 SUSPECT = FILE + ".suspect"
-_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# What is left of an index of words that was given up.
+_UNUSED = re.compile(r"Page \d+(:| is) never used")
 # Readers hold the write-ahead log open; once they are gone it gives the disk back down to this.
 _WAL_BYTES = 64 * 2**20
 
 
 def unavailable(error: Exception) -> Unavailable:
     """What went wrong in SQLite, as this package's own error."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return (Damaged if code in _DAMAGE else Unavailable)(str(error))
+    return (Damaged if words.is_damage(error) else Unavailable)(str(error))
 
 
 @contextlib.contextmanager
@@ -148,8 +149,31 @@ def _prepare(db: sqlite3.Connection, path: Path, synchronous: str) -> None:
         db.executescript(f"BEGIN; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise Locked(f"{path} was written by another version of otel-voice (schema {version}, this one has {VERSION})")
-    if not make_words(db):
+    _make_words(db, path)
+
+
+def _make_words(db: sqlite3.Connection, path: Path) -> None:
+    try:
+        made = words.make(db)
+    except sqlite3.DatabaseError as error:
+        if not words.is_damage(error):
+            raise
+        made = begin_words_anew(db, path.parent, error)
+    if not made:
         log.warning("SQLite %s was built without FTS5: transcripts cannot be searched", sqlite3.sqlite_version)
+
+
+def begin_words_anew(db: sqlite3.Connection, directory: Path, error: BaseException) -> bool:
+    """Their index is damaged, and nothing else, as far as one knows. Says whether there is one now."""
+    log.error(
+        "the index of words in %s is damaged (%s) and begun anew: what was said before is not found by its words any "
+        "more; all else is kept, and its pages are given back by the next start at the latest",
+        *(directory / FILE, error),
+    )
+    # Out of the schema first: whatever reads the file after this has no damaged index in it.
+    words.give_up(db)
+    suspect(directory)
+    return words.make(db)
 
 
 def _read_suspect(db: sqlite3.Connection, path: Path) -> None:
@@ -157,11 +181,37 @@ def _read_suspect(db: sqlite3.Connection, path: Path) -> None:
     marker = path.with_name(SUSPECT)
     if not marker.exists():
         return
+    found = complaints(db)
+    if found:
+        # The damage may lie in the index of words alone.
+        begin_words_anew(db, path.parent, Damaged(found[0]))
+        found = complaints(db)
+    if found:
+        raise Damaged(f"{path} cannot be used: {found[0]}")
+    if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        # Pages that nobody uses go, and with them the words that may be on them.
+        try:
+            db.execute("VACUUM")
+        except sqlite3.OperationalError as error:
+            log.warning("%s has pages that nobody uses, and they stay until the next start: %s", path, error)
+            return
     for check in ("PRAGMA quick_check(1)", "PRAGMA integrity_check(1)"):
-        (found,) = db.execute(check).fetchone()
-        if found != "ok":
-            raise Damaged(f"{path} cannot be used: {found}")
+        (wrong,) = db.execute(check).fetchone()
+        if wrong != "ok":
+            raise Damaged(f"{path} cannot be used: {wrong}")
         # An index is made again from its table, and the second check compares them.
         with contextlib.suppress(sqlite3.IntegrityError):
             db.execute("REINDEX")
     marker.unlink()
+
+
+def complaints(db: sqlite3.Connection) -> list[str]:
+    """What is wrong with the file, without the pages that nobody uses."""
+    try:
+        found = db.execute("PRAGMA quick_check(1000000)").fetchall()
+    except sqlite3.DatabaseError as error:
+        if not words.is_damage(error):
+            raise
+        return [str(error)]
+    lines = [line for (text,) in found for line in str(text).splitlines()]
+    return [line for line in lines if line != "ok" and not line.startswith("***") and not _UNUSED.fullmatch(line)]

@@ -7,18 +7,28 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from otel_voice.store.calls import has_words, plots, where
-from otel_voice.store.file import FILE, VERSION, as_unavailable
+from otel_voice.store import words
+from otel_voice.store.calls import plots, where
+from otel_voice.store.file import FILE, VERSION, as_unavailable, complaints
 from otel_voice.store.rows import Damaged, DeadLetter, Filter, Ledger, LogRow, Pending, Plots, SessionRow
+
+T = TypeVar("T")
 
 
 class Reader:
-    """Reads a data directory, from any thread. `on_damage` hears of a file that is no database any more.
+    """Reads a data directory, from any thread. `on_damage` hears of a file that is no database any more,
+    `on_damaged_words` of an index of words that is none.
 
     Raises FileNotFoundError, Unavailable."""
 
-    def __init__(self, directory: Path, on_damage: Callable[[Damaged], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        on_damage: Callable[[Damaged], None] = lambda _: None,
+        on_damaged_words: Callable[[BaseException], None] = lambda _: None,
+    ) -> None:
         path = directory / FILE
         if not path.exists():
             raise FileNotFoundError(f"there is no store in {directory}")
@@ -27,7 +37,7 @@ class Reader:
             self._db = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA busy_timeout = 5000")
         self._lock = threading.Lock()
-        self._on_damage = on_damage
+        self._on_damage, self._on_damaged_words = on_damage, on_damaged_words
 
     def close(self) -> None:
         self._db.close()
@@ -45,15 +55,18 @@ class Reader:
         with self._reading() as db:
             return db.execute(sql, values).fetchall()
 
-    def check(self) -> str | None:
-        """What is wrong with the file, None where nothing is; reads all of it. Raises Unavailable."""
+    def check(self) -> tuple[str, bool] | None:
+        """What is wrong with the file, and whether that is the index of words alone; None where nothing is. Reads all
+        of it. Raises Unavailable."""
         with self._reading() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version != VERSION:
-                return f"it was written by another version of otel-voice (schema {version}, this one has {VERSION})"
-            found: str
-            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        return None if found == "ok" else found
+                return (
+                    f"it was written by another version of otel-voice (schema {version}, this one has {VERSION})",
+                    False,
+                )
+            found = complaints(db)
+            return (found[0], _is_sound_but_for_words(db)) if found else None
 
     # Sessions and their log
 
@@ -75,26 +88,38 @@ class Reader:
 
     def found(self, chosen: Filter, limit: int, before: int | None = None) -> list[SessionRow]:
         """Of the calls that the filter lets through, the latest made first."""
-        with self._reading() as db:
-            condition, values = where(chosen, has_words(db))
-        return self._of_calls(condition, [*values, 2**62 if before is None else before, min(limit, 2**31)])
+        page = (2**62 if before is None else before, min(limit, 2**31))
+
+        def read(db: sqlite3.Connection, by_words: bool) -> list[SessionRow]:
+            condition, values = where(chosen, by_words)
+            return [SessionRow(*row) for row in db.execute(_CALLS.format(condition), (*values, *page))]
+
+        return self._search(chosen, read)
 
     def changed(self, since: float, limit: int) -> list[SessionRow]:
         """Of those whose rows were written after the time `since` (ms), the latest made."""
-        return self._of_calls("calls.changed_at > ?", (since, 2**62, limit))
-
-    def _of_calls(self, condition: str, values: Sequence[object]) -> list[SessionRow]:
-        return self._sessions(_CALLS.format(condition), values)
+        return self._sessions(_CALLS.format("calls.changed_at > ?"), (since, 2**62, limit))
 
     def plots(self, chosen: Filter) -> Plots:
+        return self._search(chosen, lambda db, by_words: plots(db, chosen, by_words))
+
+    def _search(self, chosen: Filter, read: Callable[[sqlite3.Connection, bool], T]) -> T:
+        """By words, too, where there are any. What fails by them and not without them is damage to their index."""
         with self._reading() as db:
-            return plots(db, chosen)
+            try:
+                return read(db, bool(chosen.text) and words.are_there(db))
+            except sqlite3.DatabaseError as error:
+                if not chosen.text or not words.is_damage(error):
+                    raise
+                found = read(db, False)
+                self._on_damaged_words(error)
+                return found
 
     @property
     def has_words(self) -> bool:
         """Whether transcripts can be found by their words."""
         with self._reading() as db:
-            return has_words(db)
+            return words.are_there(db)
 
     def _sessions(self, sql: str, values: Sequence[object] = ()) -> list[SessionRow]:
         return [SessionRow(*row) for row in self._all(sql, values)]  # type: ignore[arg-type]
@@ -183,6 +208,11 @@ class Reader:
             finally:
                 db.execute("ROLLBACK")
         return _ledger(counted, open_, pending, dead)
+
+
+def _is_sound_but_for_words(db: sqlite3.Connection) -> bool:
+    tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'words%'").fetchall()
+    return all(db.execute(f"PRAGMA quick_check('{name}')").fetchone() == ("ok",) for (name,) in tables)
 
 
 def _ledger(counted: dict[str, int], open_: int, pending: int, dead: int) -> Ledger:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from otel_voice.store import calls
-from otel_voice.store.file import lock, open_, suspect, unavailable
+from otel_voice.store import calls, words
+from otel_voice.store.file import begin_words_anew, lock, open_, suspect, unavailable
 from otel_voice.store.reader import IS_PAST, Reader
 from otel_voice.store.rows import Append, Damaged, Flush, Pending, SessionRow, Unavailable
 from otel_voice.store.tidying import QUIET_S, Tidying
@@ -113,7 +113,7 @@ class Store:
         # The loop's own: it waits for nobody's long read.
         self._index = Reader(directory, self._meet_damage)
         # For what reads every call.
-        self.calls = Reader(directory, self._meet_damage)
+        self.calls = Reader(directory, self._meet_damage, self._doubt_words)
         # After a crash the log may be ahead of the sessions' rows.
         self._heads = start.heads
         self.behind = list(start.heads)
@@ -130,7 +130,12 @@ class Store:
         self._handed_over_at = 0.0
         self._queue: queue.SimpleQueue[Jobs | None] = queue.SimpleQueue()
         self.queued_bytes = 0
-        self._tidying = Tidying(self._writer, self.has_words, start.to_wipe, lambda: not self._queue.empty())
+        self._tidying = Tidying(
+            self._writer, self.has_words, start.to_wipe, lambda: not self._queue.empty(), self._begin_words_anew
+        )
+        # What somebody met who read them; and whether the transaction under way is about them.
+        self._doubt: BaseException | None = None
+        self._about_words = False
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
 
@@ -156,6 +161,8 @@ class Store:
                 except queue.Empty:
                     break
                 jobs = [*jobs, *(asked or ())]
+            if self._doubt is not None:
+                self._begin_words_anew(self._doubt)
             self._commit(jobs)
             if asked is None:
                 return
@@ -169,18 +176,12 @@ class Store:
         return self._queue.get()
 
     def _commit(self, jobs: Jobs) -> None:
-        self._moved, self._over, self._accepted = {}, {}, 0
         try:
-            self._writer.execute("BEGIN IMMEDIATE")
-            results = self._do(self._writer, [job.work for job in jobs])
-            _count(self._writer, "accepted", self._accepted)
-            self._writer.execute("COMMIT")
+            results = self._transact(jobs)
         except Exception as error:
             # Whatever went wrong, nothing of it may be stored, and the thread must live to say so.
             if not isinstance(error, sqlite3.Error):
                 log.exception("the store could not write")
-            with contextlib.suppress(sqlite3.Error):
-                self._writer.execute("ROLLBACK")
             failure = unavailable(error)
             if isinstance(failure, Damaged):
                 self._meet_damage(failure)
@@ -190,8 +191,46 @@ class Store:
         for session, head in self._over.items():
             if self._heads.get(session) == head:
                 self._heads.pop(session, None)
-        self._measure(jobs)
+        # Who waits goes first.
         self._loop.call_soon_threadsafe(self._succeed, jobs, results)
+        self._measure(jobs)
+
+    def _transact(self, jobs: Jobs) -> list[object]:
+        """In one transaction; where that meets damage and is about words, without those that were there."""
+        try:
+            return self._transact_once(jobs)
+        except sqlite3.Error as error:
+            if not (self._about_words and words.may_be_theirs(error)):
+                raise
+            self._begin_words_anew(error)
+        return self._transact_once(jobs)
+
+    def _transact_once(self, jobs: Jobs) -> list[object]:
+        self._moved, self._over, self._accepted, self._about_words = {}, {}, 0, False
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            results = self._do(self._writer, [job.work for job in jobs])
+            _count(self._writer, "accepted", self._accepted)
+            self._writer.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.execute("ROLLBACK")
+            raise
+        return results
+
+    def _doubt_words(self, error: BaseException) -> None:
+        """Whoever reads them, in any thread."""
+        self._doubt = error
+        self._queue.put([])
+
+    def _begin_words_anew(self, error: BaseException) -> None:
+        self._doubt = None
+        try:
+            self.has_words = begin_words_anew(self._writer, self._directory, error)
+        except sqlite3.Error as failed:
+            self.has_words = False
+            log.error("without an index of words until the next start: %s", failed)
+        self._tidying.has_words = self.has_words
 
     def _do(self, db: sqlite3.Connection, all_work: Sequence[Work]) -> list[object]:
         """In order; records that follow one another are written together."""
@@ -305,10 +344,10 @@ class Store:
         ]
         _rows(db, _UPDATE, rows)
         _rows(db, calls.INSERT, [(row.no, flush.at, *row.call) for row in flush.rows if row.call is not None])
-        if self.has_words:
-            _rows(db, calls.INSERT_WORDS, calls.word_rows(flush.said))
-            if flush.said:
-                self._tidying.words_came()
+        if self.has_words and flush.said:
+            self._about_words = True
+            _rows(db, words.INSERT, words.rows(flush.said))
+            self._tidying.words_came()
         _rows(db, "INSERT INTO outbox (session, body) VALUES {}", flush.spans)
         _count(db, "made", len(flush.spans))
         _at_least(db, "flushed", flush.flushed)
@@ -368,7 +407,7 @@ class Store:
 
         def work(db: sqlite3.Connection) -> None:
             rows = db.execute("SELECT mapped FROM sessions WHERE no = ?", (session,)).fetchall()
-            said = self.has_words and calls.has_said(db, session)
+            said = self._has_said(db, session)
             _count(db, "erased", self._forget(db, session) - sum(mapped for (mapped,) in rows))
             self._tidying.erased(said)
 
@@ -381,11 +420,15 @@ class Store:
             if session not in self._heads and session not in self._moved:
                 free = db.execute(IS_PAST, (session, not delivered)).fetchone()
                 if free:
-                    said = self.has_words and calls.has_said(db, session)
+                    said = self._has_said(db, session)
                     self._forget(db, session)
                     self._tidying.erased(said)
 
         return self._submit(work)
+
+    def _has_said(self, db: sqlite3.Connection, session: int) -> bool:
+        self._about_words = self.has_words
+        return self.has_words and words.has_said(db, session)
 
     def _forget(self, db: sqlite3.Connection, session: int) -> int:
         """Returns how many events were in its log."""
@@ -398,7 +441,9 @@ class Store:
         _count(db, "dropped", dropped + dead)
         _count(db, "dead", -dead)
         db.execute("DELETE FROM sessions WHERE no = ?", (session,))
-        calls.forget(db, session, self.has_words)
+        db.execute("DELETE FROM calls WHERE no = ?", (session,))
+        if self.has_words:
+            words.forget(db, session)
         _at_least(db, "last_session", session)
         _at_least(db, "last_log", self._next_log - 1)
         self._moved.pop(session, None)
@@ -423,7 +468,7 @@ def _start(db: sqlite3.Connection) -> _Start:
         next_session=1 + max(session, said["last_session"]),
         heads=dict(db.execute(tail, (said["flushed"],)).fetchall()),
         used_bytes=_used(db),
-        has_words=calls.has_words(db),
+        has_words=words.are_there(db),
         to_wipe=said["to_wipe"],
     )
 
