@@ -79,6 +79,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
             max_bytes = settings.max_store_mib * 2**20
             store = Store(settings.data_dir, asyncio.get_running_loop(), settings.synchronous, max_bytes)
             store.on_damage = lambda damaged: _give_up(app, _next_start(settings, damaged))
+            store.on_defect = lambda error: _give_up(app, error)
             stack.push_async_callback(store.close)
             stack.push_async_callback(_say_ledger, store)
             app.state.store = store

@@ -54,8 +54,17 @@ class Open:
         try:
             step(*args, **kwargs)
         except Exception:
-            self.broken = True
-            log.exception("session %s cannot be mapped; its events are kept", self.session.id)
+            self.break_off()
+
+    def break_off(self) -> None:
+        """While the error is under way that tells why."""
+        self.broken = True
+        log.exception("session %s cannot be mapped; its events are kept", self.session.id)
+
+    def give_up(self) -> None:
+        """What came of it cannot be stored; its row is one that can."""
+        self.break_off()
+        self.unsaved, self.said, self.row = [], [], None
 
     def finished(self) -> list[spans.Span]:
         """The session's new spans: the mapping gives the same ones in the same order, those made before first."""

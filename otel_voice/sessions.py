@@ -23,7 +23,7 @@ from otel_voice.mapped import look, replay
 from otel_voice.opened import Open
 from otel_voice.otlp import Encoder
 from otel_voice.session import Session, told_from
-from otel_voice.store import Append, Counted, Flush, SessionRow, Store, Unavailable
+from otel_voice.store import Append, Counted, Flush, SessionRow, Store, Unavailable, Unwritable
 from otel_voice.summary import Summary
 from otel_voice.words import said_in
 
@@ -354,13 +354,27 @@ class Sessions:
         """By parts, with the last of which all know so much of the log. Gives those that are to be written again."""
         for first, last in _parts(entries):
             is_last = last == len(entries)
+            part = entries[first:last]
+            known = (applied, whole) if is_last else (0, [])
             try:
-                part = entries[first:last]
-                await self._write_part(part, so_far - first, applied if is_last else 0, whole if is_last else [])
+                try:
+                    await self._write_part(part, so_far - first, *known)
+                except Unwritable:
+                    await self._write_one_by_one(part, *known)
             except Unavailable as error:
                 self._cannot_write.say(log.warning, "the store cannot write, spans wait in memory: %s", error)
                 return {entry.no: entry for entry in entries}
         return {}
+
+    async def _write_one_by_one(self, entries: list[Open], applied: int, whole: list[tuple[Open, int]]) -> None:
+        """What one of them makes cannot be stored, and must not hold up the others."""
+        for entry in entries:
+            try:
+                await self._write_part([entry], 0, 0, [])
+            except Unwritable:
+                entry.give_up()
+                await self._write_part([entry], 0, 0, [])
+        await self._write_part([], 0, applied, whole)
 
     async def _write_part(self, entries: list[Open], so_far: int, applied: int, whole: list[tuple[Open, int]]) -> None:
         """These sessions' rows and spans; raises Unavailable, and they have them still. The first `so_far` rows say

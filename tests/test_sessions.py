@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import sqlite3
 import sys
 import tempfile
@@ -441,6 +442,26 @@ async def test_who_listens_hears_of_every_row_that_is_written_and_of_the_latest_
         changes.add_older([SessionRow(2, "s1", 0, None, 0.0, "open", b"old")], 1.0)
         (summary,) = changes.take()
         assert summary != b"old" and changes.at == clock.now * 1000
+
+
+async def test_a_session_whose_row_cannot_be_stored_is_broken_and_holds_up_nobody(
+    receiver: Receiver, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    # No page can say this time, and no store take it.
+    nowhen = e.Mark(name="here", ts=math.nan, seq=0)
+    await receiver.sessions.accept("s1", Page("s1", clock).batch(turn(1), END))
+    await receiver.sessions.accept("s2", e.Accepted([Raw(b'{"type":"mark","name":"here","seq":0}')], "page"), [nowhen])
+    await receiver.sessions.accept("s3", Page("s3", clock).batch(turn(1), END))
+    await pass_time(receiver, clock, 60)
+    assert receiver.names == ["invoke_agent", "voice_session"] * 2
+    statuses = {row.id: row.status for row in receiver.store.reader.sessions(10)}
+    assert statuses == {"s1": "ended", "s2": "broken", "s3": "ended"}
+    assert caplog.text.count("session s2 cannot be mapped; its events are kept") == 1
+    # What comes for it is stored all the same, and the ledger goes on adding up.
+    await receiver.sessions.accept("s2", Page("s2", clock).batch(turn(2)))
+    await receiver.sessions.tick()
+    ledger = receiver.store.reader.counted_ledger()
+    assert ledger.adds_up and ledger == receiver.store.reader.ledger() and ledger.open == 2
 
 
 async def test_a_flush_that_its_caller_gave_up_loses_nothing_when_it_fails(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import sqlite3
@@ -32,6 +33,7 @@ from otel_voice.store import (
     SessionRow,
     Store,
     Unavailable,
+    Unwritable,
     calls,
     drop,
     lock,
@@ -726,6 +728,39 @@ async def test_a_defect_in_a_write_is_loud_and_the_next_write_works(
     assert "the store could not write" in caplog.text
     await appending(store, 1, b"x")
     assert bodies(store.reader, 1) == [b"x"] and store.refuses is None
+
+
+async def test_a_write_that_cannot_be_done_takes_none_with_it_that_shares_its_commit(store: Store) -> None:
+    await appending(store, 1, b"x")
+    asked = [
+        appending(store, 2, b"y"),
+        flushing(store, row(1, made=2**70), flushed=1),
+        flushing(store, row(1, started_at=math.nan), flushed=1),
+        flushing(store, row(1, due=7.0), flushed=1),
+        appending(store, 3, b"z"),
+    ]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [int, Unwritable, Unwritable, int, int]
+    assert (bodies(store.reader, 2), bodies(store.reader, 3)) == ([b"y"], [b"z"])
+    found = store.reader.session("session-1")
+    assert found is not None and found.due == 7.0
+
+
+@pytest.mark.parametrize("works", [True, False])
+async def test_who_waits_is_answered_though_what_follows_another_ones_commit_fails(
+    store: Store, tmp_path: Path, works: bool
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("a defect")
+
+    heard: list[str] = []
+    store.on_defect = lambda error: heard.append(str(error))
+    record = Append(1, "session-1", True, 1.0, b"x")
+    with contextlib.nullcontext() if works else without(tmp_path, "log"):
+        asked = [store.append(record, fails, fails), appending(store, 2, b"y")]
+        answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+    assert [isinstance(answer, int) for answer in answers] == [works, works]
+    assert (heard, store.queued_bytes) == (["a defect"], 0)
 
 
 async def test_pages_of_sessions_follow_each_other_without_a_gap(store: Store) -> None:

@@ -23,6 +23,7 @@ from otel_voice.store.rows import (
     Plots,
     SessionRow,
     Unavailable,
+    Unwritable,
 )
 from otel_voice.store.writer import Store, check
 
@@ -45,6 +46,7 @@ __all__ = [
     "SessionRow",
     "Store",
     "Unavailable",
+    "Unwritable",
     "check",
     "drop",
     "lock",

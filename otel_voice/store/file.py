@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 from otel_voice.store import words
-from otel_voice.store.rows import Damaged, Locked, Unavailable
+from otel_voice.store.rows import Damaged, Locked, Unavailable, Unwritable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,7 +35,10 @@ _WAL_BYTES = 64 * 2**20
 
 def unavailable(error: Exception) -> Unavailable:
     """What went wrong in SQLite, as this package's own error."""
-    return (Damaged if words.is_damage(error) else Unavailable)(str(error))
+    if words.is_damage(error):
+        return Damaged(str(error))
+    # What the machine refuses is an OperationalError; anything else is about the values.
+    return (Unavailable if isinstance(error, sqlite3.OperationalError) else Unwritable)(str(error))
 
 
 @contextlib.contextmanager

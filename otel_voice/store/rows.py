@@ -10,6 +10,10 @@ class Unavailable(Exception):
     """The store cannot take or give it now; nothing of it was stored."""
 
 
+class Unwritable(Unavailable):
+    """What was to be stored cannot be, however often one tries: a defect of ours."""
+
+
 class Damaged(Unavailable):
     """The database file is no longer one."""
 

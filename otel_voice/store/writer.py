@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from otel_voice.store import calls, words
 from otel_voice.store.file import begin_words_anew, lock, open_, suspect, unavailable
 from otel_voice.store.reader import IS_PAST, Reader
-from otel_voice.store.rows import Append, Damaged, Flush, Pending, SessionRow, Unavailable
+from otel_voice.store.rows import Append, Damaged, Flush, Pending, SessionRow, Unavailable, Unwritable
 from otel_voice.store.tidying import QUIET_S, Tidying
 
 log = logging.getLogger(__name__)
@@ -67,17 +67,21 @@ class _Job:
         self.work, self.future, self.then, self.otherwise, self.size = work, future, then, otherwise, size
 
     def done(self, result: object) -> None:
-        if self.then is not None:
-            self.then(result)
-        if not self.future.done():
-            self.future.set_result(result)
+        try:
+            if self.then is not None:
+                self.then(result)
+        finally:
+            if not self.future.done():
+                self.future.set_result(result)
 
     def failed(self, error: Unavailable) -> None:
-        if self.otherwise is not None:
-            self.otherwise()
-        if not self.future.done():
-            self.future.set_exception(error)
-            self.future.exception()  # nobody has to look at it
+        try:
+            if self.otherwise is not None:
+                self.otherwise()
+        finally:
+            if not self.future.done():
+                self.future.set_exception(error)
+                self.future.exception()  # nobody has to look at it
 
 
 class _Put(NamedTuple):
@@ -94,7 +98,8 @@ Jobs = Sequence[_Job | _Put]
 
 class Store:
     """Opened in an event loop; `close` writes what was asked for and lets go of the directory. New work is refused
-    while more than `max_bytes` are in use. `on_damage` hears, on the loop, of a file that is no database any more."""
+    while more than `max_bytes` are in use. `on_damage` hears, on the loop, of a file that is no database any more,
+    `on_defect` of an error in what was to follow a commit: what is in memory may not be what is stored."""
 
     def __init__(
         self,
@@ -105,6 +110,7 @@ class Store:
     ) -> None:
         self._directory, self._loop, self.max_bytes = directory, loop, max_bytes
         self.on_damage: Callable[[Damaged], None] = lambda _: None
+        self.on_defect: Callable[[Exception], None] = lambda error: log.critical("after a commit: %s", error)
         with contextlib.ExitStack() as unless_opened:
             self._lock = unless_opened.enter_context(lock(directory))
             self._writer, start = open_(directory, synchronous, _start)
@@ -180,9 +186,14 @@ class Store:
             results = self._transact(jobs)
         except Exception as error:
             # Whatever went wrong, nothing of it may be stored, and the thread must live to say so.
-            if not isinstance(error, sqlite3.Error):
-                log.exception("the store could not write")
             failure = unavailable(error)
+            if isinstance(failure, Unwritable):
+                if len(jobs) > 1:
+                    # The others have no part in it.
+                    for job in jobs:
+                        self._commit([job])
+                    return
+                log.exception("the store could not write")
             if isinstance(failure, Damaged):
                 self._meet_damage(failure)
             self._loop.call_soon_threadsafe(self._fail, jobs, failure)
@@ -261,13 +272,19 @@ class Store:
 
     def _succeed(self, jobs: Jobs, results: list[object]) -> None:
         for job, result in zip(jobs, results, strict=True):
-            self.queued_bytes -= job.size
-            job.done(result)
+            self._answer(job, job.done, result)
 
     def _fail(self, jobs: Jobs, error: Unavailable) -> None:
         for job in jobs:
-            self.queued_bytes -= job.size
-            job.failed(error)
+            self._answer(job, job.failed, error)
+
+    def _answer(self, job: _Job | _Put, answer: Callable[[Any], None], with_: object) -> None:
+        """One whose answer fails must not leave those after it without one."""
+        self.queued_bytes -= job.size
+        try:
+            answer(with_)
+        except Exception as error:
+            self.on_defect(error)
 
     def _submit(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         return self._ask(_Job(work, self._loop.create_future()))
