@@ -448,9 +448,9 @@ async def test_a_session_whose_row_cannot_be_stored_is_broken_and_holds_up_nobod
     receiver: Receiver, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     # No page can say this time, and no store take it.
-    nowhen = e.Mark(name="here", ts=math.nan, seq=0)
+    nowhen = e.TurnComplete(turn_id="t", ts=math.nan, seq=0)
     await receiver.sessions.accept("s1", Page("s1", clock).batch(turn(1), END))
-    await receiver.sessions.accept("s2", e.Accepted([Raw(b'{"type":"mark","name":"here","seq":0}')], "page"), [nowhen])
+    await receiver.sessions.accept("s2", e.Accepted([Raw(b"{}")], "page"), [nowhen])
     await receiver.sessions.accept("s3", Page("s3", clock).batch(turn(1), END))
     await pass_time(receiver, clock, 60)
     assert receiver.names == ["invoke_agent", "voice_session"] * 2
