@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from otel_voice import events as e
 from otel_voice.adapters import ADAPTERS
 from otel_voice.adapters.allow import ALLOW_LIST, CHUNK, Forward, reduce
+from otel_voice.adapters.recent import Recent
 from tests.facts import PREFIX, RECORDINGS, Frame, everything, facts, frames, recorded, rendered
 
 ALL = everything()
@@ -127,6 +128,18 @@ def test_chunks_of_a_text_are_held_back_up_to_a_length_and_given_when_the_page_c
     forward("received", chunk)
     forward("received", {"type": "response.output_text.done", "response_id": "r", "item_id": "a", "text": "all"})
     assert forward.flush() == []
+
+
+def test_texts_that_never_end_are_told_whole_and_few_are_held_back() -> None:
+    forward, given = Forward("openai-realtime"), list[str]()
+    for n in range(3 * Recent.LIMIT):
+        chunk = {"type": "conversation.item.input_audio_transcription.delta", "item_id": f"i{n}"}
+        for delta in (f"begin {n}", f" end {n}"):
+            given += [message["delta"] for message in forward("received", chunk | {"delta": delta})]
+        forward("received", chunk | {"type": chunk["type"].replace("delta", "failed")})
+    rest = [message["delta"] for message in forward.flush()]
+    assert len(rest) == Recent.LIMIT
+    assert sorted(given + rest) == sorted(text for n in range(3 * Recent.LIMIT) for text in (f"begin {n}", f" end {n}"))
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,13 @@ def test_a_page_forwards_the_same_of_a_call_of_many_responses(ask: Ask) -> None:
     assert ask({"provider": "openai-realtime", "frames": recording}) == forwarded("openai-realtime", recording)
 
 
+def test_a_page_forwards_the_same_of_a_call_of_many_texts_that_never_end(ask: Ask) -> None:
+    spoken = "conversation.item.input_audio_transcription.delta"
+    texts = [{"type": spoken, "item_id": f"i{n}", "delta": f"{n}"} for n in range(600) for _ in range(3)]
+    recording = [{"dir": "received", "message": message} for message in texts]
+    assert ask({"provider": "openai-realtime", "frames": recording}) == forwarded("openai-realtime", recording)
+
+
 def test_characters_are_counted_alike(ask: Ask) -> None:
     """Those outside of the basic plane are two units to JavaScript."""
     face = "\N{GRINNING FACE}"

@@ -172,7 +172,9 @@ class Forward:
     def _chunk(self, message: Message) -> Message | None:
         held = self._pending.get(_chunk_key(message))
         if held is None:
-            self._pending[_chunk_key(message)] = message | {"delta": ""}
+            # Not every text has an end: with too many open, others go out as they come.
+            if len(self._pending) < Recent.LIMIT:
+                self._pending[_chunk_key(message)] = message | {"delta": ""}
             return message
         held["delta"] += message.get("delta", "")
         if len(held["delta"]) < CHUNK:

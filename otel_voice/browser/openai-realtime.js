@@ -2,8 +2,8 @@ import { Connection, reduce, wrap } from "./allow.js";
 
 const [string, count, id, json] = ["string", "count", "id", "json"];
 const AUDIO = "response.output_audio.delta";
-const CHUNK = 160; // characters of a text held back at most, and so what a crashing tab can lose of one
-const RESPONSES = 512; // whose audio is remembered
+const CHUNK = 160; // characters of a text held back, and so what a crashing tab can lose of one
+const RECENT = 512; // responses and texts that are remembered
 
 const ERROR = { "": "message", type: string, code: string, message: string };
 const SESSION = { session: { id, model: id, instructions: string } };
@@ -110,15 +110,15 @@ export class Forward {
   #heldOf({ type, response }) {
     if (type !== "response.done" || !response) return [];
     const told = response.output?.filter((item) => item.content).map((item) => item.id) ?? [];
-    const mine = [...this.#pending].filter(([, held]) => held.response_id === response.id);
-    for (const [text] of mine) this.#pending.delete(text);
-    return mine.map(([, held]) => held).filter((held) => held.delta && !told.includes(held.item_id));
+    const mine = [...this.#pending.values()].filter((held) => held.response_id === response.id);
+    for (const held of mine) this.#pending.delete(textOf(held));
+    return mine.filter((held) => held.delta && !told.includes(held.item_id));
   }
 
   #isFirst(audio) {
     const isFirst = !this.#heard.has(audio);
     this.#heard.add(audio);
-    if (this.#heard.size > RESPONSES) this.#heard.delete(this.#heard.values().next().value);
+    if (this.#heard.size > RECENT) this.#heard.delete([...this.#heard][0]);
     return isFirst;
   }
 
@@ -126,7 +126,8 @@ export class Forward {
     const held = this.#pending.get(textOf(message));
     if (held) held.delta += message.delta ?? "";
     if (held && [...held.delta].length < CHUNK) return undefined;
-    this.#pending.set(textOf(message), { ...(held ?? message), delta: "" });
+    // Not every text ends.
+    if (held || this.#pending.size < RECENT) this.#pending.set(textOf(message), { ...(held ?? message), delta: "" });
     return held ?? message;
   }
 }
