@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -211,7 +211,7 @@ def spans_in(export: ExportTraceServiceRequest) -> list[Span]:
 
 @dataclass(frozen=True)
 class LangfuseRequest:
-    """One POST as it came in, and the status and the body that it got."""
+    """One POST as it came in, and the status and the body that it got. It came while `beside` others had no answer."""
 
     path: str
     authorization: str
@@ -221,6 +221,7 @@ class LangfuseRequest:
     export: ExportTraceServiceRequest
     body: bytes
     answer: bytes = b"{}"
+    beside: int = 0
 
     @property
     def spans(self) -> list[Span]:
@@ -286,7 +287,7 @@ class LangfuseServer:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._port = 0
+        self._port = self._unanswered = 0
         self.up()
 
     def up(self) -> None:
@@ -368,7 +369,13 @@ class LangfuseServer:
 
     def note(self, request: LangfuseRequest) -> None:
         with self._lock:
-            self.requests.append(request)
+            self.requests.append(replace(request, beside=self._unanswered))
+            self._unanswered += 1
+
+    def note_answer(self) -> None:
+        """It is about to go out."""
+        with self._lock:
+            self._unanswered -= 1
 
     def close(self) -> None:
         self.down()
@@ -407,15 +414,21 @@ def _langfuse_handler(server: LangfuseServer) -> type[BaseHTTPRequestHandler]:
             server.note(
                 LangfuseRequest(self.path, authorization, version, encoding, reply.status, seen, body, reply.body)
             )
+            self.wait(reply)
+            server.note_answer()
             self.send(reply)
 
         def do_GET(self) -> None:
-            self.send(server.read(self.path, self.headers.get("Authorization", "")))
+            reply = server.read(self.path, self.headers.get("Authorization", ""))
+            self.wait(reply)
+            self.send(reply)
 
-        def send(self, reply: Reply) -> None:
+        def wait(self, reply: Reply) -> None:
             if reply.hang_on is not None:
                 reply.hang_on.wait(30)
             server.is_down.wait(server.pause_s)
+
+        def send(self, reply: Reply) -> None:
             with contextlib.suppress(ConnectionError):
                 self.drip() if reply.drips else self.answer(reply)
 

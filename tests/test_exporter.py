@@ -318,11 +318,14 @@ def held(status: int, by: threading.Event) -> Reply:
     return Reply(status, hang_on=by)
 
 
-async def in_flight(server: LangfuseServer, count: int, answered: int) -> None:
-    """Waits until so many requests came after those that were answered, and sees that no more of them come."""
-    await until(lambda: len(server.requests) >= answered + count)
-    await asyncio.sleep(0.2)
-    assert len(server.requests) == answered + count
+async def come(server: LangfuseServer, count: int) -> None:
+    """Waits until so many requests came in all."""
+    await until(lambda: len(server.requests) >= count)
+
+
+def at_once(server: LangfuseServer) -> list[int]:
+    """How many had no answer when each request came, with it."""
+    return [1 + request.beside for request in server.requests]
 
 
 async def delivers(box: Outbox, count: int) -> None:
@@ -337,14 +340,15 @@ async def test_a_hop_that_takes_one_request_gets_several_at_once_and_what_it_tak
     answers = [threading.Event() for _ in range(1 + AT_ONCE)]
     langfuse_server.answer_next(*[held(200, by) for by in answers])
     draining = asyncio.create_task(box.drain())
-    await in_flight(langfuse_server, 1, answered=0)
+    await come(langfuse_server, 1)
     answers[0].set()
-    await in_flight(langfuse_server, AT_ONCE, answered=1)
+    await come(langfuse_server, 1 + AT_ONCE)
     for delivered, answer in enumerate(answers[1:], 1):
         assert box.ledger == (delivered, count - delivered, 0)
         answer.set()
         await delivers(box, delivered + 1)
     await draining
+    assert at_once(langfuse_server)[: 1 + AT_ONCE] == [1, *range(1, AT_ONCE + 1)]
     assert box.ledger == (count, 0, 0)
     assert sorted(named(langfuse_server.spans)) == box.names
 
@@ -357,13 +361,14 @@ async def test_a_hop_that_fails_gets_one_request_at_a_time_until_it_takes_one(
     taken = [200] * (AT_ONCE - 1)
     langfuse_server.answer_next(200, 503, *taken, held(503, fails), held(200, takes), *[held(200, end)] * AT_ONCE)
     draining = asyncio.create_task(box.drain())
-    await in_flight(langfuse_server, 1, answered=1 + AT_ONCE)
+    await come(langfuse_server, 2 + AT_ONCE)
     fails.set()
-    await in_flight(langfuse_server, 1, answered=2 + AT_ONCE)
+    await come(langfuse_server, 3 + AT_ONCE)
     takes.set()
-    await in_flight(langfuse_server, AT_ONCE, answered=3 + AT_ONCE)
+    await come(langfuse_server, 3 + 2 * AT_ONCE)
     end.set()
     await draining
+    assert at_once(langfuse_server)[1 + AT_ONCE :] == [1, 1, *range(1, AT_ONCE + 1)]
     assert (box.ledger, box.time.slept) == ((2 * AT_ONCE + 1, 0, 0), [1, 2])
 
 
