@@ -633,7 +633,7 @@ ODD = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(200, gzip.compress(b"{}"), ODD),
+        Reply(200, gzip.compress(b"{}", mtime=0), ODD),
         Reply(200, "\xfc".encode("latin-1"), ODD),
         Reply(200, b"[" * 60_000, ODD),
         Reply(200, b""),
