@@ -37,6 +37,8 @@ LONGEST_WAIT_S = 30.0
 LONGEST_ASKED_S = 300.0
 # Failures in a row from which on it may be a span's fault; a hop that has a bad moment gets the same request again.
 PATIENCE = 3
+# So many spans refused, and none taken since: it is no fault of theirs.
+REFUSES_ALL = 10
 # A span that fails alone makes way for the others for so long.
 ASIDE_S = 30.0
 # Dead letters that are to be sent again come from another process, which cannot wake this one.
@@ -203,6 +205,13 @@ class Exporter:
         self._turn_of_aside = False
         self._failing, self._refused = OnceAMinute(clock), OnceAMinute(clock)
         self.last_error: str | None = None
+        # Spans that were refused since one was taken.
+        self._refused_since = 0
+
+    @property
+    def failing(self) -> bool:
+        """Nothing is delivered: the next hop fails, or refuses whatever it gets."""
+        return self.last_error is not None or self._refused_since >= REFUSES_ALL
 
     def wake(self) -> None:
         """There are new rows."""
@@ -277,6 +286,7 @@ class Exporter:
         """To one request; what was taken is out of the store then."""
         answer = await post(self._http, self._export, b"".join([row.body for row in rows]))
         if answer.verdict is Verdict.TAKEN:
+            self._refused_since = 0
             await self._stored(rows, lambda: self._store.delivered([row.id for row in rows]))
         return answer
 
@@ -291,6 +301,7 @@ class Exporter:
             await self._send(rows[:half])
             await self._send(rows[half:])
         elif answer.verdict is Verdict.SPLIT:
+            self._refused_since += 1
             self._refused.say(log.error, "a span was refused, see `otel-voice dead-letters`: %s", answer.reason)
             await self._stored(rows, lambda: self._store.set_aside(rows[0], answer.reason))
         elif rows[0].id in self._aside and answer.verdict is not Verdict.AWAY:

@@ -39,11 +39,18 @@ class Metrics(Collector):
         yield CounterMetricFamily("otel_voice_spans_made", "Spans made, ever", ledger.made)
         yield CounterMetricFamily("otel_voice_spans_delivered", "Spans the next hop took, ever", ledger.delivered)
         yield GaugeMetricFamily("otel_voice_spans_pending", "Spans that wait for the next hop", ledger.pending)
-        yield GaugeMetricFamily("otel_voice_spans_dead_letter", "Spans the next hop refused", ledger.dead)
+        refused = "Spans the next hop refused for good: see `otel-voice dead-letters`"
+        yield GaugeMetricFamily("otel_voice_spans_dead_letter", refused, ledger.dead)
         yield CounterMetricFamily("otel_voice_spans_dropped", "Spans the operator dropped, ever", ledger.dropped)
         yield CounterMetricFamily("otel_voice_events_refused", "Events refused since the start", sessions.refused)
-        failing = self._exporter is not None and self._exporter.last_error is not None
-        yield GaugeMetricFamily("otel_voice_export_failing", "1 while the next hop takes nothing", float(failing))
+        failing = self._exporter is not None and self._exporter.failing
+        nothing = "1 while the next hop takes nothing: it fails, or has refused ten spans and more since it took one"
+        yield GaugeMetricFamily("otel_voice_export_failing", nothing, float(failing))
+        waiting = "Unix time since which the oldest pending span waits; no sample where none does"
+        oldest = GaugeMetricFamily("otel_voice_spans_pending_oldest_timestamp_seconds", waiting)
+        if (since := self._store.reader.pending_since()) is not None:
+            oldest.add_metric([], since / 1000)
+        yield oldest
         yield GaugeMetricFamily("otel_voice_sessions_in_memory", "Sessions in memory", sessions.count)
         store = self._store
         yield GaugeMetricFamily("otel_voice_store_queued_bytes", "Bytes that wait to be written", store.queued_bytes)

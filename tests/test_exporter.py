@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 
 from otel_voice import settings
-from otel_voice.exporter import AT_ONCE, JOIN_BYTES, JOIN_SPANS, Exporter, client, joined
+from otel_voice.exporter import AT_ONCE, JOIN_BYTES, JOIN_SPANS, REFUSES_ALL, Exporter, client, joined
 from otel_voice.otlp import Encoder
 from otel_voice.spans import Span
 from otel_voice.store import FILE, Append, Flush, Pending, Store
@@ -584,6 +584,23 @@ async def test_one_span_that_is_refused_is_set_aside_with_the_reason_and_takes_n
     arrived = [name for request in langfuse_server.requests[1:] for name in named(request.spans)]
     assert set(box.names) <= set(arrived)
     assert box.time.slept == []
+
+
+async def test_a_hop_that_refuses_every_span_is_failing_until_it_takes_one(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    await box.fill(REFUSES_ALL - 1)
+    langfuse_server.refuses = lambda _: True
+    await box.drain()
+    assert (box.ledger, box.exporter.failing) == ((0, 0, REFUSES_ALL - 1), False)
+    await box.fill(1)
+    await box.drain()
+    assert (box.ledger, box.exporter.failing) == ((0, 0, REFUSES_ALL), True)
+    langfuse_server.refuses = lambda _: False
+    await box.fill(1)
+    await box.drain()
+    assert (box.ledger, box.exporter.failing) == ((1, 0, REFUSES_ALL), False)
 
 
 async def test_every_refused_span_is_found_however_they_lie(

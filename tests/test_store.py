@@ -1015,7 +1015,25 @@ async def test_the_index_is_put_in_order_when_nobody_waits(store: Store, tmp_pat
     assert len(numbers(store, "hello")) == 39
 
 
-async def test_a_store_of_the_version_before_is_carried_over(tmp_path: Path) -> None:
+async def test_a_store_of_the_version_before_keeps_its_pending_spans_and_nobody_knows_since_when(
+    tmp_path: Path,
+) -> None:
+    folder = Path(store_file.__file__).parent
+    schema = "".join((folder / name).read_text() for name in ("schema.sql", "calls.sql"))
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.executescript(f"BEGIN; {schema} PRAGMA user_version = 4; COMMIT;")
+        db.execute("INSERT INTO outbox (session, body) VALUES (0, x'61')")
+        db.execute("UPDATE counters SET value = 1 WHERE name = 'made'")
+        db.commit()
+    async with opened(tmp_path) as store:
+        assert ([each.body for each in store.reader.pending(10, 2**40)], store.reader.pending_since()) == ([b"a"], None)
+        await store.flush(Flush([], [(0, b"b")], 0, at=7.0))
+        (first,) = store.reader.pending(1, 2**40)
+        await store.delivered([first.id])
+        assert (ledger(store.reader), store.reader.pending_since()) == ((2, 1, 1, 0, 0), 7.0)
+
+
+async def test_a_store_of_two_versions_before_is_carried_over(tmp_path: Path) -> None:
     latency = {"p50": 500.0, "p95": 900.0, "max": 900.0}
     summary = {
         **{"session_id": "old", "status": "ended", "started_at": 5.0, "ended_at": 9.0, "end_reason": "user_hangup"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,17 @@ async def test_metrics_count_what_was_accepted_refused_and_made(app: App) -> Non
     waiting = [value(answer.text, f"otel_voice_spans_{kind}") for kind in kinds]
     gone = [value(answer.text, f"otel_voice_spans_{kind}_total") for kind in ("delivered", "dropped")]
     assert value(answer.text, "otel_voice_spans_made_total") == 3 == sum(waiting + gone)
+
+
+async def test_metrics_say_since_when_the_oldest_span_waits(app: App) -> None:
+    name = "otel_voice_spans_pending_oldest_timestamp_seconds"
+    assert f"{name} " not in re.sub("#.*", "", (await app.client.get("/metrics")).text)
+    await app.post({"type": "session_end"})
+    app.clock.now += 60
+    made = app.clock.now
+    await until(lambda: app.rows("SELECT 1 FROM outbox"))
+    app.clock.now += 600
+    assert value((await app.client.get("/metrics")).text, name) == made
 
 
 async def test_the_list_knows_what_came_a_moment_ago(app: App) -> None:

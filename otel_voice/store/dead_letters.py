@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from otel_voice.store.file import FILE, as_unavailable
 def retry(directory: Path, ids: Sequence[int]) -> int:
     """Puts these back among the pending ones; says how many there were. Raises Unavailable."""
     with _writing(directory) as db:
-        again = "INSERT INTO outbox (session, body) SELECT session, body FROM dead_letters WHERE id = ?"
-        db.executemany(again, [(id_,) for id_ in dict.fromkeys(ids)])
+        again = "INSERT INTO outbox (session, body, at) SELECT session, body, ? FROM dead_letters WHERE id = ?"
+        db.executemany(again, [(time.time() * 1000, id_) for id_ in dict.fromkeys(ids)])
         return _take_out(db, ids)
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sqlite3
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -21,9 +22,9 @@ from otel_voice.store.rows import Damaged, Locked, Unavailable, Unwritable
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-VERSION = 4
-# What a store of the version before is carried over from: it has all but the table of calls.
-WITHOUT_CALLS = 3
+VERSION = 5
+# What a new store is made of, and what one of an earlier version lacks.
+_SCRIPTS = {0: ("schema.sql", "calls.sql", "outbox.sql"), 3: ("calls.sql", "outbox.sql"), 4: ("outbox.sql",)}
 FILE = "otel-voice.db"
 # Left by a process that met damage in the middle of its work: the next one reads the whole file before it trusts it.
 SUSPECT = FILE + ".suspect"
@@ -103,7 +104,7 @@ def _carry_over(aside: Path, db: sqlite3.Connection) -> int:
     db.execute("BEGIN IMMEDIATE")
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(address, uri=True)) as damaged:
         for row in damaged.execute("SELECT body FROM outbox WHERE typeof(body) = 'blob' ORDER BY id"):
-            db.execute("INSERT INTO outbox (session, body) VALUES (0, ?)", row)
+            db.execute("INSERT INTO outbox (session, body, at) VALUES (0, ?, ?)", (*row, time.time() * 1000))
             count += 1
     db.execute("UPDATE counters SET value = value + ? WHERE name = 'made'", (count,))
     db.execute("COMMIT")
@@ -146,9 +147,8 @@ def _prepare(db: sqlite3.Connection, path: Path, synchronous: str) -> None:
     # What is erased is overwritten, whatever SQLite was built with.
     db.execute("PRAGMA secure_delete = ON")
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version in (0, WITHOUT_CALLS):
-        scripts = ["calls.sql"] if version else ["schema.sql", "calls.sql"]
-        schema = "".join(files("otel_voice").joinpath("store", name).read_text() for name in scripts)
+    if version in _SCRIPTS:
+        schema = "".join(files("otel_voice").joinpath("store", name).read_text() for name in _SCRIPTS[version])
         db.executescript(f"BEGIN; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise Locked(f"{path} was written by another version of otel-voice (schema {version}, this one has {VERSION})")

@@ -172,6 +172,11 @@ class Reader:
         ((last,),) = self._all("SELECT coalesce(max(id), 0) FROM outbox")
         return int(last)  # type: ignore[call-overload,no-any-return]
 
+    def pending_since(self) -> float | None:
+        """When the first row of the outbox was put there (ms); None where it has none, or nobody knows."""
+        rows = self._all("SELECT at FROM outbox ORDER BY id LIMIT 1")
+        return float(rows[0][0]) if rows and rows[0][0] is not None else None  # type: ignore[arg-type]
+
     def is_pending(self, up_to: int) -> bool:
         """Whether a row of the outbox up to this one still waits."""
         return bool(self._all("SELECT 1 FROM outbox WHERE id <= ? LIMIT 1", (up_to,)))

@@ -11,6 +11,7 @@ import math
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -365,7 +366,7 @@ class Store:
             self._about_words = True
             _rows(db, words.INSERT, words.rows(flush.said))
             self._tidying.words_came()
-        _rows(db, "INSERT INTO outbox (session, body) VALUES {}", flush.spans)
+        _rows(db, _SEND, [(session, body, flush.at) for session, body in flush.spans])
         _count(db, "made", len(flush.spans))
         _at_least(db, "flushed", flush.flushed)
         _at_least(db, "last_at", math.ceil(flush.at))
@@ -386,7 +387,8 @@ class Store:
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
 
         def work(db: sqlite3.Connection) -> None:
-            _rows(db, "INSERT INTO outbox (session, body) VALUES {}", [(NO_SESSION, body) for body in spans])
+            at = time.time() * 1000
+            _rows(db, _SEND, [(NO_SESSION, body, at) for body in spans])
             _count(db, "made", len(spans))
 
         def done(_: None) -> None:
@@ -498,6 +500,7 @@ def _used(db: sqlite3.Connection) -> int:
     return int((pages - free) * size)
 
 
+_SEND = "INSERT INTO outbox (session, body, at) VALUES {}"
 _UPDATE = """
 UPDATE sessions SET head = column2, made = column3, due = column4, started_at = column5, status = column6,
   summary = column7
