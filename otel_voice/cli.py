@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 from otel_voice import __version__, display, doctor, resend, settings
 from otel_voice.app import create_app, encoder
 from otel_voice.arguments import parser
+from otel_voice.edge import CONNECTIONS
 from otel_voice.exporter import client
 from otel_voice.mapped import CannotMap, look
 from otel_voice.recording import BadRecording, Recording
@@ -39,8 +40,6 @@ DEMO = ("gemini-live.jsonl", "openai-realtime.jsonl", "lost-connection.jsonl")
 DEMO_LIVE = "openai-realtime.jsonl"
 # Requests end within this after SIGTERM; then comes the drain.
 GRACE_S = 3
-# Each may hold 64 KiB in the server's buffers.
-CONNECTIONS = 5_000
 # A laptop's; what is delivered of the demo is no loss.
 DEMO_LIMITS = {"OTEL_VOICE_RETENTION_DAYS": "7", "OTEL_VOICE_MAX_STORE_MIB": "256"}
 
@@ -124,9 +123,11 @@ def _server(app: Starlette) -> uvicorn.Server:
         log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=GRACE_S,
-        limit_concurrency=CONNECTIONS,
     )
-    return _Server(config, app)
+    server = _Server(config, app)
+    # Not by uvicorn's own limit, whose answer no page may read and which does not say when to come again.
+    app.state.load.connections = lambda: len(server.server_state.connections)
+    return server
 
 
 def _run(app: Starlette, server: uvicorn.Server, listening: socket.socket) -> int:

@@ -47,6 +47,8 @@ IN_HAND_BYTES = 128 * 2**20
 # half a second, and is told to come again instead.
 UNDER_WAY = 256
 UNDER_WAY_BYTES = 4 * 2**20
+# Each may hold 64 KiB in the server's buffers.
+CONNECTIONS = 5_000
 # Requests a minute, and at once after a quiet minute. A page posts once a second at most; a client written by hand, an
 # event a request, has some hundred for the longest calls.
 SESSION_REQUESTS = 600
@@ -64,9 +66,9 @@ _ADDRESS_CHARS = 64
 class Rejected(Exception):
     """An answer other than 2xx: a status and one sentence."""
 
-    def __init__(self, status: int, error: str, retry_after: int | None = None) -> None:
+    def __init__(self, status: int, error: str, retry_after: int | None = None, closes: bool = False) -> None:
         super().__init__(error)
-        self.status, self.error, self.retry_after = status, error, retry_after
+        self.status, self.error, self.retry_after, self.closes = status, error, retry_after, closes
 
 
 class JSON(Response):
@@ -81,6 +83,8 @@ def rejection(_: Request, error: Exception) -> Response:
     headers = {} if rejected.retry_after is None else {"retry-after": str(rejected.retry_after)}
     if rejected.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if rejected.closes:
+        headers["connection"] = "close"
     return JSON({"error": rejected.error}, rejected.status, headers)
 
 
@@ -88,10 +92,11 @@ def rejection(_: Request, error: Exception) -> Response:
 
 
 class Load:
-    """What all requests together hold."""
+    """What all requests together hold. `connections` says how many the server has."""
 
     def __init__(self, body_s: float = BODY_S) -> None:
         self.body_s = body_s
+        self.connections: Callable[[], int] = lambda: 0
         self.bytes = self.under_way = self.under_way_bytes = 0
         # Those that wait for their bodies, the longest first, and until when they may.
         self._reading: dict[asyncio.Task[Any], float] = {}
@@ -103,6 +108,9 @@ class Load:
 
     def request(self) -> InHand:
         """One request's part of it, as long as it lasts. Raises Rejected: 503, early, before anything is read."""
+        if self.connections() > CONNECTIONS:
+            said = f"the receiver has more than {CONNECTIONS} connections; send it again"
+            raise Rejected(503, said, retry_after=1, closes=True)
         if self.is_too_much:
             raise Rejected(503, "the receiver has too much to do; send it again", retry_after=1)
         return InHand(self)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import resource
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +23,7 @@ import pytest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from otel_voice.edge import CONNECTIONS
 from otel_voice.store import Ledger, Reader
 from tests.components.build import COLLECTOR
 from tests.conftest import binary_of
@@ -440,6 +444,34 @@ def test_SIGTERM_drains_what_is_pending_and_says_the_ledger(
     ledger = ledger_of(running.data_dir)
     assert (ledger.pending, ledger.delivered) == (0, len(langfuse_server.spans))
     assert f"stopped; {ledger}" in running.log()
+
+
+def test_whoever_comes_on_top_of_too_many_connections_is_told_when_to_come_again(
+    receiver: Callable[..., Receiver],
+) -> None:
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < 2 * CONNECTIONS:
+        pytest.skip(f"this system lets a process open {most} files, and this test needs {2 * CONNECTIONS}")
+    running = receiver()
+    page, origin = Page(running.url), "http://localhost:3000"
+    url = f"{running.url}/v1/sessions/{page.session_id}/events"
+    with contextlib.ExitStack() as connections:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * CONNECTIONS, most))
+        connections.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (usual, most))
+        for _ in range(CONNECTIONS):
+            connections.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+
+        def refused() -> httpx.Response | None:
+            # Another connection each time; the last of those above may not be counted yet.
+            answer = httpx.post(url, json={"events": [], "token": page.token}, headers={"origin": origin})
+            return answer if answer.status_code == 503 else None
+
+        answer = wait_for(refused, 20, "a refusal")
+    assert "connections" in answer.json()["error"]
+    said = {name: answer.headers.get(name) for name in ("retry-after", "access-control-allow-origin", "connection")}
+    assert said == {"retry-after": "1", "access-control-allow-origin": origin, "connection": "close"}
+    assert "x-otel-voice-time" in answer.headers
+    wait_for(lambda: not refused(), 20, "it to take requests again")
 
 
 def test_a_store_found_damaged_in_the_middle_ends_it_with_1_and_the_next_start_begins_a_new_one(
