@@ -28,12 +28,13 @@ from otel_voice.mapped import CannotMap
 from otel_voice.metrics import Metrics
 from otel_voice.origins import HostCheck, Origins
 from otel_voice.otlp import Encoder
+from otel_voice.reads import Reads
 from otel_voice.receiver import Receiver
 from otel_voice.retention import Retention
 from otel_voice.sessions import SESSION_BYTES, Busy, Sessions, UsedUp
 from otel_voice.settings import Settings
 from otel_voice.static_files import ClientFiles, PageFiles
-from otel_voice.store import Damaged, Store, Unavailable
+from otel_voice.store import SEARCH_S, Damaged, Store, TooLong, Unavailable
 from otel_voice.tokens import Tokens, ViewerTokens, load_key
 from otel_voice.viewer import Links, Viewer
 from otel_voice.watching import Streams, Watching
@@ -82,7 +83,8 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
             store.on_defect = lambda error: _give_up(app, error)
             stack.push_async_callback(store.close)
             stack.push_async_callback(_say_ledger, store)
-            app.state.store = store
+            app.state.store, app.state.reads = store, Reads()
+            stack.push_async_callback(app.state.reads.close)
             sessions = Sessions(store, encoder(settings), clock, settings.capture_content)
             await sessions.start()
             exporter = None
@@ -106,9 +108,20 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
             stack.push_async_callback(_stop, _background(app, app.state.load.watch()))
             app.router.routes += receiver.routes()
             links = Links(settings.jaeger_url, settings.langfuse_url)
-            app.router.routes += Watching(sessions, store, gate, app.state.streams, settings.capture_content).routes()
+            app.router.routes += Watching(
+                sessions, store, app.state.reads, gate, app.state.streams, settings.capture_content
+            ).routes()
             app.router.routes += Logins(viewers, app.state.load, clock).routes()
-            app.router.routes += Viewer(sessions, store, gate, app.state.load, links, encoder(settings)).routes()
+            app.router.routes += Viewer(
+                sessions,
+                store,
+                app.state.reads,
+                gate,
+                app.state.load,
+                links,
+                encoder(settings),
+                settings.capture_content,
+            ).routes()
             app.router.routes += Metrics(sessions, store, exporter).routes()
             yield
 
@@ -143,6 +156,10 @@ def _unavailable(request: Request, error: Exception) -> Response:
     return rejection(request, Rejected(503, f"the store cannot take it now ({error}); send it again", retry_after=2))
 
 
+def _too_long(request: Request, error: Exception) -> Response:
+    return rejection(request, Rejected(503, f"the search took longer than {SEARCH_S:g} s: narrow it"))
+
+
 def _busy(request: Request, error: Exception) -> Response:
     return rejection(
         request, Rejected(429, "this session has too many requests under way; send it again", retry_after=1)
@@ -164,6 +181,7 @@ def _http(request: Request, error: Exception) -> Response:
 
 EXCEPTIONS: Table = {
     Rejected: rejection,
+    TooLong: _too_long,
     Unavailable: _unavailable,
     Busy: _busy,
     UsedUp: _used_up,

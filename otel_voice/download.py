@@ -8,7 +8,7 @@ is `interruption_source` here.) Four more types say what the log holds beside ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -16,6 +16,7 @@ from msgspec import Meta, Raw, Struct
 
 from otel_voice import bodies, otlp
 from otel_voice import events as e
+from otel_voice.reads import encoded
 from otel_voice.spans import Span
 from otel_voice.store import LogRow
 
@@ -66,10 +67,13 @@ class _Arrival(Struct):
 _json = msgspec.json.Decoder(dict[str, Any])
 
 
-def lines(session_id: str, rows: Iterable[LogRow], now: float) -> Iterator[bytes]:
-    for row in rows:
-        yield b"".join(e.encode(line) + b"\n" for line in _lines_of(e.decode_record(row.body), row.at))
-    yield e.encode(Looked(now, now, session_id)) + b"\n"
+def lines(rows: Iterable[LogRow]) -> bytes:
+    return b"".join(e.encode(line) + b"\n" for row in rows for line in _lines_of(e.decode_record(row.body), row.at))
+
+
+def last_line(session_id: str, now: float) -> bytes:
+    """Whatever lacks it is not whole."""
+    return e.encode(Looked(now, now, session_id)) + b"\n"
 
 
 def _lines_of(record: e.Record, at: float) -> list[Any]:
@@ -110,10 +114,11 @@ def event_of(line: bytes) -> tuple[float, str | None, e.Clock | None, e.WireEven
 
 
 def document(spans: Iterable[Span], encoder: otlp.Encoder) -> dict[str, Any]:
-    """One OTLP request in JSON."""
-    found = [otlp.as_json(encoder.request(span))["resourceSpans"][0] for span in spans]
-    if not found:
-        return {"resourceSpans": []}
-    (scope,) = found[0]["scopeSpans"]
-    scope["spans"] = [each["scopeSpans"][0]["spans"][0] for each in found]
-    return {"resourceSpans": found[:1]}
+    """One OTLP request in JSON, its spans encoded."""
+    resources, told = list[dict[str, Any]](), list[Raw]()
+    for span in spans:
+        resources = otlp.as_json(encoder.request(span))["resourceSpans"]
+        (scope,) = resources[0]["scopeSpans"]
+        told += encoded(scope["spans"])
+        scope["spans"] = told
+    return {"resourceSpans": resources}

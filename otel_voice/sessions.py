@@ -408,13 +408,18 @@ class Sessions:
 
     async def summary(self, session_id: str) -> Summary | None:
         """The summary of all that came; None if nobody knows the session."""
-        entry = self._open.get(session_id)
-        if entry is not None and not entry.new:
-            self._catch_up(entry)
-            if not entry.broken:
-                return entry.summary(so_far=True)
+        if (known := self.summary_in_memory(session_id)) is not None:
+            return known
         looked = await self.look(session_id)
         return looked and looked[1]
+
+    def summary_in_memory(self, session_id: str) -> Summary | None:
+        """The same; None also where its log has to be read for it."""
+        entry = self._open.get(session_id)
+        if entry is None or entry.new:
+            return None
+        self._catch_up(entry)
+        return None if entry.broken else entry.summary(so_far=True)
 
     def summary_of(self, row: SessionRow) -> bytes:
         """A row's summary, with what came since it was written."""

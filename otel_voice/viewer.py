@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import NamedTuple, cast, get_args
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import NamedTuple, TypeVar, cast, get_args
 
+import msgspec
 from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -14,17 +16,24 @@ from otel_voice import download
 from otel_voice.adapters.allow import Provider
 from otel_voice.edge import JSON, Gate, Load, Rejected, bearer, body_of, canonical, headers_of
 from otel_voice.filters import filter_of
+from otel_voice.mapped import look
 from otel_voice.otlp import Encoder
+from otel_voice.reads import Reads, encoded
 from otel_voice.recording import BadRecording, Recording
 from otel_voice.sessions import Sessions
 from otel_voice.spans import Span
 from otel_voice.store import Filter, SessionRow, Store
 from otel_voice.summary import Summary
 
+T = TypeVar("T")
+
 PAGE = 50
 LARGEST_PAGE = 500
+JSON_LINES = "application/x-ndjson"
 # A file that is looked at, as it comes and inflated: a call of an hour has some 2 MiB.
 VIEWED_BYTES = (8 * 2**20, 16 * 2**20)
+# Of a log that is downloaded, so much is in memory.
+LOG_BYTES = 2**18
 NO_WORDS = "this SQLite was built without FTS5: transcripts were not searched"
 
 
@@ -43,12 +52,18 @@ class Links(NamedTuple):
 
 class Viewer:
     def __init__(
-        self, sessions: Sessions, store: Store, gate: Gate, load: Load, links: Links, encoder: Encoder
+        self,
+        sessions: Sessions,
+        store: Store,
+        reads: Reads,
+        gate: Gate,
+        load: Load,
+        links: Links,
+        encoder: Encoder,
+        capture: bool,
     ) -> None:
-        self._sessions, self._store, self._gate, self._load = sessions, store, gate, load
-        self._links, self._encoder = links, encoder
-        # A file may be long work, and other work has to go on.
-        self._viewing = asyncio.Lock()
+        self._sessions, self._store, self._reads, self._gate, self._load = sessions, store, reads, gate, load
+        self._links, self._encoder, self._capture = links, encoder, capture
 
     def routes(self) -> list[Route]:
         return [
@@ -67,7 +82,7 @@ class Viewer:
         limit = _limit(request.query_params.get("limit"))
         before = _cursor(request.query_params.get("before"))
         chosen = filter_of(request.query_params)
-        rows = await asyncio.to_thread(self._rows, chosen, limit + 1, before)
+        rows = await self._reads.searches.run(lambda: self._rows(chosen, limit + 1, before))
         more, rows = len(rows) > limit, rows[:limit]
         page = [Raw(summary) for row in rows if (summary := self._sessions.summary_of(row))]
         return JSON({"sessions": page, "next": str(rows[-1].no) if more else None, **self._searched(chosen)})
@@ -83,7 +98,7 @@ class Viewer:
     async def plots(self, request: Request) -> Response:
         self._gate.reader(headers_of(request.scope))
         chosen = filter_of(request.query_params)
-        of = await asyncio.to_thread(self._store.calls.plots, chosen)
+        of = await self._reads.searches.run(lambda: self._store.calls.plots(chosen))
         plots = {
             "count": of.calls,
             "over_time": {"from": of.first, "bin_ms": of.bin_ms, "counts": of.starts},
@@ -97,20 +112,23 @@ class Viewer:
         headers = headers_of(request.scope)
         if not self._gate.is_viewer(headers):
             self._gate.page_or_app(headers, bearer(headers), session_id)
-        summary = await self._sessions.summary(session_id)
-        if summary is None:
-            raise Rejected(404, f"session {session_id} is not known")
-        return JSON(summary)
+        summary = self._sessions.summary_in_memory(session_id)
+        return JSON(summary or await self._look(session_id, lambda _, summary: summary))
 
     async def spans(self, request: Request) -> Response:
-        spans, summary = await self._look(request)
-        return JSON(_looked(spans, summary, self._links))
-
-    async def _look(self, request: Request) -> tuple[list[Span], Summary]:
         self._gate.reader(headers_of(request.scope))
         session_id = canonical(request.path_params["id"])
-        looked = await self._sessions.look(session_id)
-        if looked is None:
+        return _json(await self._look(session_id, lambda spans, summary: _looked(spans, summary, self._links)))
+
+    async def _look(self, session_id: str, told: Callable[[list[Span], Summary], T]) -> T:
+        """What `told` makes of the session's spans and its summary, in the same thread."""
+        now = self._sessions.now
+
+        def work() -> T | None:
+            found = look(self._store.reader, session_id, self._capture, now)
+            return None if found is None else told(*found)
+
+        if (looked := await self._reads.looks.run(work)) is None:
             raise Rejected(404, f"session {session_id} is not known")
         return looked
 
@@ -121,16 +139,32 @@ class Viewer:
         row = self._store.session(session_id)
         if row is None:
             raise Rejected(404, f"session {session_id} is not known")
-        rows = await asyncio.to_thread(self._store.reader.log, row.no)
+        no = row.no
+        pages = await self._reads.looks.run(lambda: self._store.reader.log_pages(no, LOG_BYTES))
         headers = _as_file(f"{session_id}.jsonl")
-        lines = download.lines(session_id, rows, now)
-        return StreamingResponse(lines, headers=headers, media_type="application/x-ndjson")
+        return StreamingResponse(self._lines(session_id, pages, now), headers=headers, media_type=JSON_LINES)
+
+    async def _lines(self, session_id: str, pages: list[list[int]], now: float) -> AsyncIterator[bytes]:
+        for page in pages:
+            rows, lines = await self._reads.looks.run(partial(self._page, page), patiently=True)
+            yield lines
+            if rows < len(page):
+                return  # it was erased
+        yield download.last_line(session_id, now)
+
+    def _page(self, numbers: list[int]) -> tuple[int, bytes]:
+        rows = self._store.reader.log_page(numbers)
+        return len(rows), download.lines(rows)
 
     async def otlp(self, request: Request) -> Response:
-        spans, summary = await self._look(request)
-        final = [span for span in spans if not span.open]
-        document = await asyncio.to_thread(download.document, final, self._encoder)
-        return JSON(document, headers=_as_file(f"{summary.session_id}.json"))
+        self._gate.reader(headers_of(request.scope))
+        session_id = canonical(request.path_params["id"])
+
+        def document(spans: list[Span], summary: Summary) -> bytes:
+            final = [span for span in spans if not span.open]
+            return msgspec.json.encode(download.document(final, self._encoder))
+
+        return _json(await self._look(session_id, document), _as_file(f"{session_id}.json"))
 
     async def view(self, request: Request) -> Response:
         """A file's session; nothing of it is stored."""
@@ -139,26 +173,30 @@ class Viewer:
         provider = _provider(request.query_params.get("provider"))
         with self._load.request() as hand:
             body = await body_of(headers, request.receive, (), hand, VIEWED_BYTES, waits=False)
-            async with self._viewing:
-                try:
-                    spans, summary = await asyncio.to_thread(_mapped, body, provider)
-                except BadRecording as error:
-                    raise Rejected(422, str(error)) from None
-        return JSON(_looked(spans, summary, Links()))
+            try:
+                looked = await self._reads.looks.run(lambda: _viewed(body, provider))
+            except BadRecording as error:
+                raise Rejected(422, str(error)) from None
+        return _json(looked)
 
 
-def _looked(spans: list[Span], summary: Summary, links: Links) -> dict[str, object]:
-    return {
+def _looked(spans: list[Span], summary: Summary, links: Links) -> bytes:
+    looked = {
         "session_id": summary.session_id,
         "trace_id": summary.trace_id,
         "summary": summary,
         "links": links.to(summary.trace_id),
-        "spans": spans,
+        "spans": encoded(spans),
     }
+    return msgspec.json.encode(looked)
 
 
-def _mapped(content: bytes, provider: Provider | None) -> tuple[list[Span], Summary]:
-    return Recording.of(content, "body", provider).look()
+def _viewed(content: bytes, provider: Provider | None) -> bytes:
+    return _looked(*Recording.of(content, "body", provider).look(), Links())
+
+
+def _json(encoded: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(encoded, headers=headers, media_type=JSON.media_type)
 
 
 def _as_file(name: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 
 import msgspec
 from msgspec import Raw
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from otel_voice.changes import Changes
 from otel_voice.edge import Gate, Rejected, canonical, headers_of
 from otel_voice.mapped import Growing
+from otel_voice.reads import Reads, encoded
 from otel_voice.sessions import Sessions
 from otel_voice.store import Store, Unavailable
 
@@ -66,8 +68,10 @@ class Streams:
 
 
 class Watching:
-    def __init__(self, sessions: Sessions, store: Store, gate: Gate, streams: Streams, capture: bool) -> None:
-        self._sessions, self._store, self._gate = sessions, store, gate
+    def __init__(
+        self, sessions: Sessions, store: Store, reads: Reads, gate: Gate, streams: Streams, capture: bool
+    ) -> None:
+        self._sessions, self._store, self._reads, self._gate = sessions, store, reads, gate
         self._streams, self._capture = streams, capture
 
     def routes(self) -> list[Route]:
@@ -94,11 +98,18 @@ class Watching:
             if head == before and growing.rests_until > now:
                 yield b""
                 continue
-            if not await asyncio.to_thread(growing.look, self._store.reader, head, now):
+            message = await self._reads.looks.run(partial(self._look, growing, head, now))
+            if message is None:
                 break  # it was erased
-            grown = {"summary": growing.summary, "spans": growing.spans, "open": growing.unfinished}
-            yield _message("session", f"{growing.no}-{growing.count}", grown)
+            yield message
         yield _message("end", f"{growing.no}-{growing.count}", {})
+
+    def _look(self, growing: Growing, head: int | None, now: float) -> bytes | None:
+        if not growing.look(self._store.reader, head, now):
+            return None
+        spans, open_ = encoded(growing.spans), encoded(growing.unfinished)
+        grown = {"summary": growing.summary, "spans": spans, "open": open_}
+        return _message("session", f"{growing.no}-{growing.count}", grown)
 
     async def sessions(self, request: Request) -> Response:
         self._gate.reader(headers_of(request.scope))
@@ -107,7 +118,8 @@ class Watching:
     async def _changed(self, since: float | None) -> AsyncGenerator[bytes, None]:
         with self._sessions.changes() as changes:
             if since is not None:
-                rows = await asyncio.to_thread(self._store.calls.changed, since, Changes.MOST)
+                after = since
+                rows = await self._reads.searches.run(lambda: self._store.calls.changed(after, Changes.MOST))
                 changes.add_older(rows, since)
             while True:
                 summaries = [Raw(summary) for summary in changes.take() if len(summary) > len(b"{}")]
@@ -133,8 +145,8 @@ class Watching:
                 while look() < ends and await self._streams.pause(every_s):
                     try:
                         message = await anext(messages, None)
-                    except Unavailable:
-                        return
+                    except (Unavailable, Rejected):
+                        return  # a browser comes back
                     if message is None:
                         return
                     if message or look() >= spoke + self._streams.comment_s:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import anyio
 import httpx
 from starlette.datastructures import State
+from starlette.types import Message
 
 from otel_voice.app import create_app
 from otel_voice.settings import Settings
@@ -22,6 +24,8 @@ from otel_voice.tokens import Tokens
 
 Found = TypeVar("Found")
 Line = dict[str, Any]
+# Its name, its id, its data.
+Event = tuple[str, str, Line]
 
 START_S = 1_790_000_000.0
 SESSION = "6f1c2b3a-0000-4000-8000-0000000000aa"
@@ -95,6 +99,63 @@ async def until(condition: Callable[[], Found | None], deadline_s: float = 10) -
         assert time.monotonic() < ends, f"waited {deadline_s:g} s in vain"
         await anyio.sleep(0.01)
     return found
+
+
+class Listener:
+    """One stream, as a browser hears it; httpx's transport to an app would wait for its end."""
+
+    def __init__(self) -> None:
+        self.status, self.headers, self.text, self.ended = 0, dict[str, str](), "", False
+        self.sizes = list[int]()
+        # A slow one takes its first piece, and more only once this is set.
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        else:
+            self.text += message.get("body", b"").decode()
+            self.sizes.append(len(message.get("body", b"")))
+            await self.go_on.wait()
+            self.ended = not message.get("more_body", False)
+
+    @property
+    def events(self) -> list[Event]:
+        found = []
+        for part in self.text.split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in part.split("\n") if ": " in line and line[0] != ":")
+            if "event" in fields:
+                found.append((fields["event"], fields["id"], json.loads(fields["data"])))
+        return found
+
+
+@asynccontextmanager
+async def listening(app: App, path: str, slow: bool = False, **headers: str) -> AsyncIterator[Listener]:
+    listener, asgi = Listener(), app.client._transport.app  # type: ignore[attr-defined]
+    if slow:
+        listener.go_on.clear()
+    path, _, query = path.partition("?")
+    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {
+        **{"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"},
+        **{"method": "GET", "path": path, "raw_path": path.encode(), "query_string": query.encode(), "scheme": "http"},
+        **{"headers": [(b"host", b"127.0.0.1"), *named], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8770)},
+    }
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    task = asyncio.create_task(asgi(scope, receive, listener.send))
+    try:
+        await until(lambda: listener.text or listener.ended or task.done())
+        yield listener
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def mark(name: str = "here", **fields: Any) -> Line:

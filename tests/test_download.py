@@ -13,10 +13,10 @@ import pytest
 from otel_voice import events as e
 from otel_voice.recording import BadRecording, Recording
 from otel_voice.replay import replay
-from otel_voice.viewer import VIEWED_BYTES
+from otel_voice.viewer import LOG_BYTES, VIEWED_BYTES
 from tests.facts import RECORDINGS, everything
 from tests.real import Receiver
-from tests.running import SESSION, START_S, App, Line, running
+from tests.running import SESSION, START_S, App, Line, listening, running, until
 
 pytestmark = pytest.mark.anyio
 START_MS = START_S * 1000
@@ -170,6 +170,24 @@ async def test_final_spans_are_OTLP_in_JSON(app: App) -> None:
     final = [span for span in await app.spans() if not span["open"]]
     assert [span["spanId"] for span in scope["spans"]] == [span["span_id"] for span in final] != []
     assert {span["kind"] for span in scope["spans"]} == {1, 3}
+
+
+async def test_a_download_comes_by_pages_and_without_its_last_line_where_the_session_is_erased_meanwhile(
+    app: App,
+) -> None:
+    for n in range(8):
+        note = {"type": "mark", "name": "long", "attributes": {"text": "x" * 4_000}, "ts": START_MS + n}
+        assert (await app.post(*[note] * 60)).status_code == 204
+    path = f"/v1/sessions/{SESSION}/events"
+    async with listening(app, path) as whole:
+        await until(lambda: whole.ended)
+    assert len(whole.sizes) >= 8 and max(whole.sizes) < 2 * LOG_BYTES
+    assert json.loads(whole.text.splitlines()[-1])["type"] == "downloaded"
+    async with listening(app, path, slow=True) as cut:
+        await app.client.delete(f"/v1/sessions/{SESSION}")
+        cut.go_on.set()
+        await until(lambda: cut.ended)
+    assert {json.loads(line)["type"] for line in cut.text.splitlines()} == {"mark"}
 
 
 async def test_an_unknown_session_has_nothing_to_download(app: App) -> None:

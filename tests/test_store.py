@@ -109,6 +109,29 @@ async def test_a_sessions_records_are_read_in_their_order_before_and_after_a_flu
     assert (bodies(store.reader, 1), bodies(store.reader, 2)) == ([b"0", b"2", b"4", b"6"], [b"1", b"3", b"5"])
 
 
+@pytest.mark.parametrize("flushed", [False, True])
+async def test_a_log_is_read_by_pages_of_a_size(store: Store, flushed: bool) -> None:
+    for n, length in enumerate([40, 50, 10, 300, 1, 99, 2]):
+        await appending(store, 1, b"%d" % n * length)
+        await appending(store, 2, b"another's")
+    if flushed:
+        await flushing(store, row(1), row(2), flushed=store.last_log + 14)
+    pages = [[row.body for row in store.reader.log_page(page)] for page in store.reader.log_pages(1, 100)]
+    assert [[len(body) for body in page] for page in pages] == [[40, 50, 10], [300], [1, 99], [2]]
+    assert [body for page in pages for body in page] == bodies(store.reader, 1)
+    assert store.reader.log_pages(3, 100) == []
+
+
+async def test_reads_wait_for_no_other_and_their_connections_are_closed_after(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        reader = store.reader
+        with reader._reading() as first, reader._reading() as second:
+            assert first is not second
+            assert await asyncio.wait_for(asyncio.to_thread(reader.ledger), 5)
+    with pytest.raises(Unavailable, match="the store is closed"):
+        reader.ledger()
+
+
 async def test_arrival_times_are_kept_to_the_microsecond(store: Store) -> None:
     await appending(store, 1, b"x", at=1_790_000_000_000.125)
     assert store.reader.log(1) == [LogRow(1_790_000_000_000.125, b"x")]

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Message
 
 from otel_voice.recording import Recording
 from otel_voice.replay import replay
 from otel_voice.watching import STREAMS
 from tests.facts import RECORDINGS
 from tests.real import Receiver
-from tests.running import API_KEY, SESSION, START_S, App, mark, running, until
+from tests.running import API_KEY, SESSION, START_S, App, listening, mark, running, until
 
 pytestmark = pytest.mark.anyio
 START_MS = START_S * 1000
 TURN = {"type": "turn_complete", "turn_id": "t1", "user_text": "hello", "ts": START_MS}
-Event = tuple[str, str, dict[str, Any]]
 
 
 @pytest.fixture
@@ -37,55 +33,6 @@ def anyio_backend() -> str:
 async def app(tmp_path: Path, anyio_backend: str) -> AsyncIterator[App]:
     async with running(tmp_path) as app:
         yield app
-
-
-class Listener:
-    """One stream, as a browser hears it; httpx's transport to an app would wait for its end."""
-
-    def __init__(self) -> None:
-        self.status, self.headers, self.text, self.ended = 0, dict[str, str](), "", False
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
-        else:
-            self.text += message.get("body", b"").decode()
-            self.ended = not message.get("more_body", False)
-
-    @property
-    def events(self) -> list[Event]:
-        found = []
-        for part in self.text.split("\n\n"):
-            fields = dict(line.split(": ", 1) for line in part.split("\n") if ": " in line and line[0] != ":")
-            if "event" in fields:
-                found.append((fields["event"], fields["id"], json.loads(fields["data"])))
-        return found
-
-
-@contextlib.asynccontextmanager
-async def listening(app: App, path: str, **headers: str) -> AsyncIterator[Listener]:
-    listener, asgi = Listener(), app.client._transport.app  # type: ignore[attr-defined]
-    path, _, query = path.partition("?")
-    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    scope = {
-        **{"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"},
-        **{"method": "GET", "path": path, "raw_path": path.encode(), "query_string": query.encode(), "scheme": "http"},
-        **{"headers": [(b"host", b"127.0.0.1"), *named], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8770)},
-    }
-
-    async def receive() -> Message:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    task = asyncio.create_task(asgi(scope, receive, listener.send))
-    try:
-        await until(lambda: listener.text or listener.ended or task.done())
-        yield listener
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def test_the_first_message_has_all_and_later_ones_what_is_new(app: App) -> None:

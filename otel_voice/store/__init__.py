@@ -22,13 +22,15 @@ from otel_voice.store.rows import (
     Pending,
     Plots,
     SessionRow,
+    TooLong,
     Unavailable,
     Unwritable,
 )
-from otel_voice.store.writer import Store, check
+from otel_voice.store.writer import SEARCH_S, Store, check
 
 __all__ = [
     "FILE",
+    "SEARCH_S",
     "Append",
     "Call",
     "Condition",
@@ -45,6 +47,7 @@ __all__ = [
     "Reader",
     "SessionRow",
     "Store",
+    "TooLong",
     "Unavailable",
     "Unwritable",
     "check",

@@ -58,6 +58,7 @@ def plots(db: sqlite3.Connection, chosen: Filter, words: bool) -> Plots:
         db.execute(_FOUND.format(condition), values)
         return _plots(db)
     finally:
+        # What took too long was rolled back already.
         if db.in_transaction:
             db.execute("ROLLBACK")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 from otel_voice.store import words
-from otel_voice.store.rows import Damaged, Locked, Unavailable, Unwritable
+from otel_voice.store.rows import Damaged, Locked, TooLong, Unavailable, Unwritable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,6 +36,8 @@ _WAL_BYTES = 64 * 2**20
 
 def unavailable(error: Exception) -> Unavailable:
     """What went wrong in SQLite, as this package's own error."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT:
+        return TooLong(str(error))
     if words.is_damage(error):
         return Damaged(str(error))
     # What the machine refuses is an OperationalError; anything else is about the values.

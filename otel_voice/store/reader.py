@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
-import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,14 +13,27 @@ from typing import TypeVar
 from otel_voice.store import words
 from otel_voice.store.calls import plots, where
 from otel_voice.store.file import FILE, VERSION, as_unavailable, complaints
-from otel_voice.store.rows import Damaged, DeadLetter, Filter, Ledger, LogRow, Pending, Plots, SessionRow
+from otel_voice.store.rows import (
+    Damaged,
+    DeadLetter,
+    Filter,
+    Ledger,
+    LogRow,
+    Pending,
+    Plots,
+    SessionRow,
+    Unavailable,
+)
+
+# How often it is seen whether a read takes too long, in steps of SQLite's machine: some milliseconds.
+STEPS = 100_000
 
 T = TypeVar("T")
 
 
 class Reader:
-    """Reads a data directory, from any thread. `on_damage` hears of a file that is no database any more,
-    `on_damaged_words` of an index of words that is none.
+    """Reads a data directory, from any thread; none waits for another. `on_damage` hears of a file that is no database
+    any more, `on_damaged_words` of an index of words that is none; what takes longer than `limit_s` is given up.
 
     Raises FileNotFoundError, Unavailable."""
 
@@ -28,28 +42,51 @@ class Reader:
         directory: Path,
         on_damage: Callable[[Damaged], None] = lambda _: None,
         on_damaged_words: Callable[[BaseException], None] = lambda _: None,
+        limit_s: float = math.inf,
     ) -> None:
         path = directory / FILE
         if not path.exists():
             raise FileNotFoundError(f"there is no store in {directory}")
-        address = f"{path.absolute().as_uri()}?mode=ro"
+        self._address = f"{path.absolute().as_uri()}?mode=ro"
+        self._on_damage, self._on_damaged_words, self.limit_s = on_damage, on_damaged_words, limit_s
+        # Connections, as many as were ever needed at once. A list's ends are for one thread at a time.
+        self._free = [self._connect()]
+        self._closed = False
+
+    def _connect(self) -> sqlite3.Connection:
         with as_unavailable():
-            self._db = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA busy_timeout = 5000")
-        self._lock = threading.Lock()
-        self._on_damage, self._on_damaged_words = on_damage, on_damaged_words
+            db = sqlite3.connect(self._address, uri=True, check_same_thread=False, isolation_level=None)
+            db.execute("PRAGMA busy_timeout = 5000")
+        return db
 
     def close(self) -> None:
-        self._db.close()
+        self._closed = True
+        while self._free:
+            self._free.pop().close()
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
+        db = self._taken()
+        if self.limit_s < math.inf:
+            ends = time.monotonic() + self.limit_s
+            db.set_progress_handler(lambda: time.monotonic() > ends, STEPS)
         try:
-            with self._lock, as_unavailable():
-                yield self._db
+            with as_unavailable():
+                yield db
         except Damaged as damaged:
             self._on_damage(damaged)
             raise
+        finally:
+            self._free.append(db)
+            if self._closed:
+                self.close()
+
+    def _taken(self) -> sqlite3.Connection:
+        with contextlib.suppress(IndexError):
+            return self._free.pop()
+        if self._closed:
+            raise Unavailable("the store is closed")
+        return self._connect()
 
     def _all(self, sql: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         with self._reading() as db:
@@ -134,6 +171,24 @@ class Reader:
         with self._reading() as db:
             rows = db.execute(_LOG_UP_TO if head is not None else _LOG_OF_SESSION, values).fetchall()
         return [LogRow(at, body, events) for _, at, body, events in rows], rows[-1][0] if rows else after
+
+    def log_pages(self, session: int, size: int) -> list[list[int]]:
+        """The numbers of a session's records in the log's order, by pages of as many as have `size` bytes together, or
+        of one that has more."""
+        pages, left = list[list[int]](), 0
+        with self._reading() as db:
+            for id_, length in db.execute(_LENGTHS, {"session": session}):
+                if not pages or length > left:
+                    pages.append([])
+                    left = size
+                pages[-1].append(id_)
+                left -= length
+        return pages
+
+    def log_page(self, numbers: list[int]) -> list[LogRow]:
+        """Records by their numbers, in the log's order; none that was erased."""
+        chosen = "SELECT at, body, events FROM log WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
+        return [LogRow(*row) for row in self._all(chosen, (str(numbers),))]  # type: ignore[arg-type]
 
     def past(self, after: int, before: float, delivered: bool) -> tuple[list[tuple[int, str]], int | None]:
         """Sessions (number, id) that may be let go of: over, begun before the time `before` (ms), none of their spans a
@@ -250,6 +305,16 @@ _LAST = """
 """
 
 _LOG_OF_SESSION = _LOG_UP_TO.replace(":head", _LAST)
+
+# A body's length is known without it.
+_LENGTHS = """
+WITH RECURSIVE
+  chain(id, prev, length) AS (
+    SELECT id, prev, length(body) FROM log WHERE id = :last
+    UNION ALL
+    SELECT log.id, log.prev, length(log.body) FROM chain JOIN log ON log.id = chain.prev)
+SELECT id, length FROM chain ORDER BY id
+""".replace(":last", _LAST)
 
 IS_PAST = """
 SELECT 1 FROM sessions WHERE no = ? AND due IS NULL

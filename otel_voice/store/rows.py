@@ -14,6 +14,10 @@ class Unwritable(Unavailable):
     """What was to be stored cannot be, however often one tries: a defect of ours."""
 
 
+class TooLong(Unavailable):
+    """A search took longer than it may."""
+
+
 class Damaged(Unavailable):
     """The database file is no longer one."""
 

@@ -32,6 +32,8 @@ PACE_S = 0.001
 ROWS = (64, 8, 1)
 # To ask how much is in use takes as long as two records.
 MEASURED_BYTES = 2**18
+# What searches every call is given up after so long.
+SEARCH_S = 5.0
 # Spans of no session: a process's own, by its span processor.
 NO_SESSION = 0
 
@@ -120,7 +122,7 @@ class Store:
         # The loop's own: it waits for nobody's long read.
         self._index = Reader(directory, self._meet_damage)
         # For what reads every call.
-        self.calls = Reader(directory, self._meet_damage, self._doubt_words)
+        self.calls = Reader(directory, self._meet_damage, self._doubt_words, SEARCH_S)
         # After a crash the log may be ahead of the sessions' rows.
         self._heads = start.heads
         self.behind = list(start.heads)
