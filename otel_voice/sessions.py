@@ -422,10 +422,12 @@ class Sessions:
         return None if entry.broken else entry.summary(so_far=True)
 
     def summary_of(self, row: SessionRow) -> bytes:
-        """A row's summary, with what came since it was written."""
-        if (entry := self._open.get(row.id)) is not None:
-            self._catch_up(entry)
-        return row.summary if entry is None or entry.broken else e.encode(entry.summary(so_far=True))
+        """A row's summary, at most `FLUSH_S` behind what was told; empty where there is nothing to say of it yet."""
+        if len(row.summary) > len(b"{}") or (entry := self._open.get(row.id)) is None:
+            return row.summary
+        # It was made a moment ago. With what waits to be told, each would cost a copy of the session.
+        self._catch_up(entry)
+        return row.summary if entry.broken else e.encode(entry.summary())
 
     @contextlib.contextmanager
     def changes(self) -> Iterator[Changes]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.running import API_KEY, SESSION, START_S, App, Line, mark, running, until
@@ -246,12 +248,36 @@ async def test_metrics_say_since_when_the_oldest_span_waits(app: App) -> None:
     assert value((await app.client.get("/metrics")).text, name) == made
 
 
-async def test_the_list_knows_what_came_a_moment_ago(app: App) -> None:
-    made = (await app.client.post("/v1/sessions", json={"session_id": "now"})).json()
-    lines = [{"type": "turn_complete", "turn_id": "t1"}]
-    await app.client.post("/v1/sessions/now/events", json={"events": lines, "token": made["token"]})
+async def test_the_list_has_a_session_at_once_and_its_figures_when_they_are_written(app: App) -> None:
+    new = {"session_id": "now", "agent_name": "concierge"}
+    assert (await app.client.post("/v1/sessions", json=new)).status_code == 201
+    (listed,) = (await app.client.get("/v1/sessions")).json()["sessions"]
+    assert (listed["session_id"], listed["agent_name"], listed["turn_count"]) == ("now", "concierge", 0)
+    await app.post({"type": "turn_complete", "turn_id": "t1"}, session_id="now")
+    app.clock.now += 3
+    await until(lambda: app.rows("SELECT 1 FROM calls WHERE turns = 1"))
     (listed,) = (await app.client.get("/v1/sessions")).json()["sessions"]
     assert (listed["turn_count"], listed["events_received"]) == (1, 1)
+
+
+async def test_a_list_of_many_live_calls_holds_nobody_up(app: App) -> None:
+    """What waits to be told would cost a copy of each."""
+    turns = [{"type": "turn_complete", "turn_id": f"t{n}", "user_text": "well " * 20} for n in range(40)]
+    for n in range(100):
+        assert (await app.post(*turns, session_id=f"s{n}")).status_code == 204
+    await until(lambda: app.rows("SELECT count(*) FROM sessions WHERE summary IS NOT NULL") == [(100,)])
+    one = await took(lambda: app.client.get("/v1/sessions/s1"))
+    assert await took(lambda: app.client.get("/v1/sessions?limit=100")) < 10 * one
+
+
+async def took(ask: Callable[[], Awaitable[httpx.Response]]) -> float:
+    """Seconds, the least of some."""
+    found = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        assert (await ask()).status_code == 200
+        found.append(time.perf_counter() - begun)
+    return min(found)
 
 
 # Filters
