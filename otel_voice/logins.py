@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from otel_voice import bodies
-from otel_voice.edge import COOKIE, Limits, Load, Rejected, body_of, headers_of, is_same_origin
+from otel_voice.edge import COOKIE, Limits, Load, Rejected, body_of, cookie, headers_of, is_same_origin
 from otel_voice.settings import LOOPBACK
 from otel_voice.tokens import ViewerTokens
 
@@ -50,6 +50,8 @@ class Logins:
 
     async def logout(self, request: Request) -> Response:
         _own_pages_only(request)
+        if self._viewers is not None and (said := cookie(headers_of(request.scope))) is not None:
+            self._viewers.end(said, self._clock())
         return _with_cookie(request, "", 0)
 
 

@@ -21,8 +21,12 @@ EXPOSED = f"{TIME_HEADER}, retry-after"
 # As long as Chromium goes; others stop at their own limit.
 PREFLIGHT_S = 7_200
 # A page whose origin may read asks by CORS, which this does not touch. It keeps what a loopback server tells out of
-# other pages' processes, where it could get as an image or a script.
-_SECURITY = (*SECURITY_HEADERS, (b"cross-origin-resource-policy", b"same-origin"))
+# other pages' processes, where it could get as an image or a script; and conversations out of every cache.
+_SECURITY = (
+    *SECURITY_HEADERS,
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
 
 
 class Origins:

@@ -3,6 +3,7 @@ cookie holds, signed apart from them."""
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import secrets
@@ -91,20 +92,33 @@ class ViewerTokens:
     def __init__(self, secret: str, key: bytes, *older: bytes) -> None:
         self._secret = secret.encode()
         self._keys = [hmac.digest(each, b"otel_voice viewer " + self._secret, "sha256") for each in (key, *older)]
+        # By id, for a token may be written in more than one way; until when it would have been good.
+        self._ended: dict[str, float] = {}
 
     def is_secret(self, said: str) -> bool:
         return hmac.compare_digest(said.encode("utf-8", "replace"), self._secret)
 
     def mint(self, expires_at: float) -> str:
         """`expires_at` is in seconds since the epoch."""
-        return jwt.encode({"aud": self.AUDIENCE, "exp": int(expires_at)}, self._keys[0], ALGORITHM)
+        claims = {"aud": self.AUDIENCE, "exp": int(expires_at), "jti": secrets.token_hex(16)}
+        return jwt.encode(claims, self._keys[0], ALGORITHM)
 
     def is_good(self, token: str, now: float) -> bool:
-        return any(self._expiry(token, key) > now for key in self._keys)
+        id_, expires_at = self._read(token)
+        return expires_at > now and id_ not in self._ended
 
-    def _expiry(self, token: str, key: bytes) -> float:
-        try:
-            options: jwt.types.Options = {"require": ["aud", "exp"], "verify_exp": False}
-            return int(jwt.decode(token, key, [ALGORITHM], options, audience=self.AUDIENCE)["exp"])
-        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
-            return 0.0
+    def end(self, token: str, now: float) -> None:
+        """Void from now on, whoever has a copy."""
+        self._ended = {id_: expires_at for id_, expires_at in self._ended.items() if expires_at > now}
+        id_, expires_at = self._read(token)
+        if expires_at > now:
+            self._ended[id_] = expires_at
+
+    def _read(self, token: str) -> tuple[str, float]:
+        """Its id and when it expires: long ago, where it is none of ours."""
+        options: jwt.types.Options = {"require": ["aud", "exp", "jti"], "verify_exp": False}
+        for key in self._keys:
+            with contextlib.suppress(jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
+                claims = jwt.decode(token, key, [ALGORITHM], options, audience=self.AUDIENCE)
+                return str(claims["jti"]), int(claims["exp"])
+        return "", 0.0

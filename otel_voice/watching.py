@@ -1,14 +1,15 @@
 """Watching: a session as it grows and the sessions that change, as server-sent events.
 
-A session is looked at only while somebody listens and something came. Streams end at once when the server does, and
-after an hour: a browser comes back by itself, says what it has seen, and is asked anew who it is.
+A session is looked at only while somebody listens and something came. Streams end at once when the server does, with
+the cookie that opened them, and after an hour: a browser comes back by itself, says what it has seen, and is asked anew
+who it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 
 import msgspec
@@ -16,6 +17,7 @@ from msgspec import Raw
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from otel_voice.changes import Changes
 from otel_voice.edge import Gate, Rejected, canonical, headers_of
@@ -30,6 +32,8 @@ LOOK_S = 0.5
 LIST_S = 1.0
 # Proxies give up on a connection that is silent for longer.
 COMMENT_S = 15.0
+# Whoever takes no message for so long does not read any more.
+SEND_S = 15.0
 STREAM_S = 3600.0
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 FIRST = b"retry: 2000\n\n"
@@ -41,7 +45,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._count, self._ending = 0, asyncio.Event()
-        self.comment_s = COMMENT_S
+        self.comment_s, self.send_s = COMMENT_S, SEND_S
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -65,6 +69,23 @@ class Streams:
         except TimeoutError:
             return True
         return False
+
+
+class Stream(StreamingResponse):
+    """Given up, and its place with it, where nobody reads it."""
+
+    def __init__(self, messages: AsyncGenerator[bytes, None], send_s: float) -> None:
+        super().__init__(messages, headers=HEADERS, media_type="text/event-stream")
+        self._messages, self._send_s = messages, send_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_soon(message: Message) -> None:
+            async with asyncio.timeout(self._send_s):
+                await send(message)
+
+        async with aclosing(self._messages):
+            with suppress(TimeoutError):
+                await super().__call__(scope, receive, send_soon)
 
 
 class Watching:
@@ -127,14 +148,17 @@ class Watching:
 
     async def _answer(self, request: Request, messages: AsyncGenerator[bytes, None], every_s: float) -> Response:
         """The first message is made before the answer begins, for its error may be the answer."""
-        streaming = self._stream(messages, every_s)
+        headers = headers_of(request.scope)
+        streaming = self._stream(messages, every_s, lambda: self._gate.reader(headers))
         await anext(streaming)
         if request.method == "HEAD":
             await streaming.aclose()
             return Response(headers=HEADERS, media_type="text/event-stream")
-        return StreamingResponse(streaming, headers=HEADERS, media_type="text/event-stream")
+        return Stream(streaming, self._streams.send_s)
 
-    async def _stream(self, messages: AsyncGenerator[bytes, None], every_s: float) -> AsyncGenerator[bytes, None]:
+    async def _stream(
+        self, messages: AsyncGenerator[bytes, None], every_s: float, ask_again: Callable[[], None]
+    ) -> AsyncGenerator[bytes, None]:
         look = asyncio.get_running_loop().time
         ends, spoke = look() + STREAM_S, look()
         with self._streams.one():
@@ -144,9 +168,11 @@ class Watching:
                 yield FIRST + first
                 while look() < ends and await self._streams.pause(every_s):
                     try:
+                        # A viewer may have logged out, or his cookie be over.
+                        ask_again()
                         message = await anext(messages, None)
                     except (Unavailable, Rejected):
-                        return  # a browser comes back
+                        return  # a browser comes back, and is told
                     if message is None:
                         return
                     if message or look() >= spoke + self._streams.comment_s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -56,6 +57,31 @@ async def test_a_viewer_reads_what_he_could_not_before_and_can_not_after(app: Ap
     assert await statuses(app) == {200}
     assert (await app.client.post("/v1/viewer/logout")).status_code == 204
     assert await statuses(app) == {401}
+
+
+async def test_after_a_logout_a_copy_of_the_cookie_opens_nothing_and_others_still_do(app: App) -> None:
+    await login(app)
+    copied = app.client.cookies[COOKIE]
+    app.client.cookies.clear()
+    await login(app)
+    other = app.client.cookies[COOKIE]
+    app.client.cookies.clear()
+    app.client.cookies.set(COOKIE, copied)
+    await app.client.post("/v1/viewer/logout")
+    # The last character of a signature has two bits that say nothing.
+    letters = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+    same = [copied[:-1] + letters[letters.index(copied[-1]) // 4 * 4 + n] for n in range(4)]
+    for cookie, status in ((other, 200), *((each, 401) for each in same)):
+        app.client.cookies.clear()
+        app.client.cookies.set(COOKIE, cookie)
+        assert await statuses(app) == {status}
+
+
+async def test_what_is_read_of_conversations_is_kept_in_no_cache(app: App) -> None:
+    await login(app)
+    answers = [await app.client.get(path) for path in READS]
+    answers += [await app.client.post("/v1/view", content=LINE)]
+    assert {answer.headers["cache-control"] for answer in answers} == {"no-store"}
 
 
 async def test_a_viewer_makes_ends_and_erases_nothing(app: App) -> None:
@@ -145,8 +171,8 @@ async def test_the_cookie_is_over_after_half_a_day(app: App) -> None:
         Tokens(TOKEN_KEY.encode()).mint(SESSION, 2**31),
         ViewerTokens("another-viewer-token", TOKEN_KEY.encode()).mint(2**31),
         ViewerTokens(VIEWER, b"another-signing-key-of-some-length").mint(2**31),
-        jwt.encode({"aud": ViewerTokens.AUDIENCE, "exp": 2**31}, TOKEN_KEY, "HS256"),
-        jwt.encode({"aud": ViewerTokens.AUDIENCE, "exp": 2**31}, None, "none"),
+        jwt.encode({"aud": ViewerTokens.AUDIENCE, "exp": 2**31, "jti": "a"}, TOKEN_KEY, "HS256"),
+        jwt.encode({"aud": ViewerTokens.AUDIENCE, "exp": 2**31, "jti": "a"}, None, "none"),
     ],
     ids=["nonsense", "the secret", "a session's", "another secret's", "another key's", "the bare key's", "unsigned"],
 )

@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from otel_voice.edge import COOKIE
+from otel_voice.logins import COOKIE_S
 from otel_voice.recording import Recording
 from otel_voice.replay import replay
 from otel_voice.watching import STREAMS
@@ -129,6 +131,37 @@ async def test_there_are_no_more_streams_than_may_be_and_a_place_is_given_back(a
             assert (last.status, refused.status_code, refused.headers["retry-after"]) == (200, 503, "5")
         async with listening(app, "/v1/sessions/stream") as again:
             assert again.status == 200
+
+
+async def test_whoever_does_not_read_loses_his_place(app: App) -> None:
+    app.state.streams.send_s = 0.05
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(STREAMS):
+            await stack.enter_async_context(listening(app, "/v1/sessions/stream", slow=True))
+        app.state.streams.send_s = 10.0
+        await asyncio.sleep(0.1)
+        async with listening(app, "/v1/sessions/stream") as heard:
+            assert heard.status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/sessions/stream", f"/v1/sessions/{SESSION}/stream"])
+@pytest.mark.parametrize("by", ["logout", "time"])
+async def test_a_stream_ends_with_the_cookie_that_opened_it(tmp_path: Path, path: str, by: str) -> None:
+    secret = "a-viewer-token-for-tests"
+    async with running(tmp_path, api_key=API_KEY, viewer_token=secret) as keyed:
+        await keyed.post(TURN)
+        await keyed.client.post("/v1/viewer/login", json={"token": secret})
+        cookie = f"{COOKIE}={keyed.client.cookies[COOKIE]}"
+        async with listening(keyed, path, cookie=cookie) as heard:
+            assert heard.status == 200
+            if by == "logout":
+                await keyed.client.post("/v1/viewer/logout")
+            else:
+                keyed.clock.now += COOKIE_S + 1
+            await until(lambda: heard.ended)
+        assert [event for event, _, _ in heard.events if event == "end"] == []
+        async with listening(keyed, path, cookie=cookie) as again:
+            assert again.status == 401
 
 
 async def test_when_the_server_stops_all_streams_end_at_once(app: App) -> None:
