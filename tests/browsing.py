@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright
 
+from otel_voice.edge import COOKIE
 from tests.components.browser import BUNDLES, PAGES
 from tests.real import Program, wait_for
 
@@ -191,6 +192,14 @@ def until(page: Page, condition: Callable[[], Found | None], deadline_s: float =
         return condition()
 
     return wait_for(found, deadline_s, what)
+
+
+def log_out(page: Page) -> None:
+    """Makes the page's cookie worthless; its tab knows nothing of it."""
+    context = page.context
+    origin = "/".join(page.url.split("/")[:3])
+    (found,) = [each for each in context.cookies(origin) if each["name"] == COOKIE]
+    httpx.post(f"{origin}/v1/viewer/logout", cookies={COOKIE: found["value"]}).raise_for_status()
 
 
 def spans_of(receiver_url: str, session_id: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 from otel_voice.adapters.allow import Provider
 from otel_voice.recording import Recording
 from otel_voice.replay import replay
-from tests.browsing import until
+from tests.browsing import log_out, until
 from tests.real import Receiver, wait_for
 
 HERE = Path(__file__).parent
@@ -479,6 +479,20 @@ def test_a_viewer_with_a_token_asks_for_it(receiver: Callable[..., Receiver], co
     page.get_by_label("Token", exact=True).fill(TOKEN)
     page.get_by_role("button", name="Open").click()
     expect(page.get_by_role("heading", name="No session yet")).to_be_visible()
+
+
+def test_where_the_cookie_is_over_the_list_gives_way_to_the_login(
+    receiver: Callable[..., Receiver], context: BrowserContext
+) -> None:
+    locked = receiver(OTEL_VOICE_API_KEY="the-key-of-the-apps-backend", OTEL_VOICE_VIEWER_TOKEN=TOKEN)
+    page = context.new_page()
+    page.goto(locked.url)
+    page.get_by_label("Token", exact=True).fill(TOKEN)
+    page.get_by_role("button", name="Open").click()
+    expect(page.get_by_role("heading", name="No session yet")).to_be_visible()
+    log_out(page)
+    expect(page.locator("#locked")).to_be_visible(timeout=15_000)
+    expect(page.locator("#filters")).to_be_hidden()
 
 
 # The pure parts

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, Route, expect
 
-from tests.browsing import final_spans, until
+from tests.browsing import final_spans, log_out, until
 from tests.real import Receiver
 
 Event = dict[str, Any]
@@ -490,6 +490,26 @@ def test_a_viewer_with_a_token_asks_for_it(receiver: Callable[..., Receiver], lo
     page.keyboard.press("Enter")
     expect(page.locator("#turn-1")).to_be_visible()
     expect(page.locator("#notice")).to_be_empty()
+
+
+def test_where_the_cookie_is_over_a_running_call_asks_for_the_token(
+    receiver: Callable[..., Receiver], look: Callable[..., Page]
+) -> None:
+    token, key = "open-sesame-open-sesame-open-sesame", "k" * 40
+    url = receiver(OTEL_VOICE_VIEWER_TOKEN=token, OTEL_VOICE_API_KEY=key).url
+    call = Call(url, key=key)
+    begun = time.time() * 1000 - 20_000
+    call.tell(spoken_turn(1, 0), shift=begun)
+    page = look(f"{url}/sessions/{call.id}", wait="#notice input")
+    page.get_by_label("Token").fill(token)
+    page.keyboard.press("Enter")
+    expect(page.locator("#turn-1")).to_be_visible()
+    log_out(page)
+    page.get_by_label("Token").fill(token, timeout=15_000)
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_be_empty()
+    call.tell(spoken_turn(2, 8_000), shift=begun)
+    expect(page.locator("#turn-2")).to_be_visible()
 
 
 def test_a_receiver_that_fails_at_first_is_asked_again(url: str, context: BrowserContext) -> None:

@@ -16,6 +16,8 @@ const LARGEST_PAGE = 500;
 // A list changes under the reader's eyes at most so often, and the plots over all of it less often.
 const MEND_MS = 2000;
 const PLOTS_MS = 5000;
+// A stream that was refused is asked for again.
+const AGAIN_MS = 5000;
 // Filters and plots know of an end when the session is final, some four seconds later.
 const SETTLED_MS = 5000;
 
@@ -157,21 +159,29 @@ function quietly(asked) {
 function startFollowing() {
   if (isFollowing) return;
   isFollowing = true;
-  follow("/v1/sessions/stream", {
+  follow(() => "/v1/sessions/stream", {
+    on: { sessions: ({ sessions }) => changed(sessions) },
     onOpen(isAgain) {
       mendSoon();
       if (isAgain) drawSoon();
     },
-    onAway: () => shown.notice("The receiver does not answer; this list goes on when it does."),
-    onSessions(summaries) {
-      const areNew = rows.update(summaries);
-      // Which of the changed ones a filter holds, only the receiver knows.
-      if (areNew || queryOf(filters)) mendSoon();
-      drawSoon();
-      clearTimeout(settling);
-      settling = setTimeout(settle, SETTLED_MS);
+    onAway: (isAway) => isAway && shown.notice("The receiver does not answer; this list goes on when it does."),
+    onRefused() {
+      isFollowing = false;
+      // The list's own answer says why: without a viewer's cookie there is the way in.
+      mendSoon();
+      setTimeout(() => shown.isLocked || startFollowing(), AGAIN_MS);
     },
   });
+}
+
+function changed(summaries) {
+  const areNew = rows.update(summaries);
+  // Which of the changed ones a filter holds, only the receiver knows.
+  if (areNew || queryOf(filters)) mendSoon();
+  drawSoon();
+  clearTimeout(settling);
+  settling = setTimeout(settle, SETTLED_MS);
 }
 
 function settle() {

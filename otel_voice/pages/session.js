@@ -9,8 +9,9 @@ import { keptFile, read, takeDrops } from "./dropped.js";
 import { isFile, look, pathOf, sessionId } from "./early.js";
 import { fill } from "./elements.js";
 import { eventsBehind, eventsOf, turnIdOf } from "./evidence.js";
+import { follow } from "./following.js";
+import { grown } from "./grown.js";
 import { showFacts, showStatus, showVerdict, titleOf } from "./head.js";
-import { follow, grown } from "./live.js";
 import { Notice } from "./notice.js";
 import { selectionOf } from "./selection.js";
 import { Timeline } from "./timeline.js";
@@ -122,13 +123,25 @@ async function load(id) {
   part("downloads").hidden = false;
   offer("download-events", `${path}/events`, `${id}.jsonl`);
   offer("download-otlp", `${path}/otlp`, `${id}.json`);
-  if (call.running)
-    stop = follow(`${path}/stream`, {
-      onChange: (change) => show(grown(looked, change)),
-      onAway,
-      onOver: () => load(id),
-      onRefused: () => (again = setTimeout(load, AGAIN_MS, id)),
-    });
+  if (call.running) stop = followed(`${path}/stream`, id);
+}
+
+/** The session's stream, taken up where it was left. */
+function followed(path, id) {
+  let seen = "";
+  const session = (change, lastEventId) => {
+    seen = lastEventId;
+    show(grown(looked, change));
+  };
+  const end = () => {
+    stop();
+    load(id);
+  };
+  return follow(() => (seen ? `${path}?seen=${encodeURIComponent(seen)}` : path), {
+    on: { session, end },
+    onAway,
+    onRefused: () => (again = setTimeout(load, AGAIN_MS, id)),
+  });
 }
 
 function offer(id, href, name) {

@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { eventsBehind, eventsOf, turnIdOf } from "../../otel_voice/pages/evidence.js";
 import { callOf } from "../../otel_voice/pages/call.js";
-import { grown } from "../../otel_voice/pages/live.js";
+import { grown } from "../../otel_voice/pages/grown.js";
 import { isOtlp, lookedAt } from "../../otel_voice/pages/otlp.js";
 
 const value = (given) => {
