@@ -17,13 +17,15 @@ class Changes:
         self._rows: dict[int, bytes] = {}
 
     def note(self, rows: Sequence[SessionRow], at: float) -> None:
-        """As they were written up to the time `at` (ms)."""
-        self.at = max(self.at, at)
+        """As they were written at the time `at` (ms), unless that was read already."""
+        if at <= self.at:
+            return
+        self.at = at
         self._rows |= {row.no: row.summary for row in rows}
         self._cut()
 
     def add_older(self, rows: Sequence[SessionRow], at: float) -> None:
-        """What was written before; a row that has changed since is known better."""
+        """What was written up to the time `at`; a row that has changed since is known better."""
         self.at = max(self.at, at)
         self._rows = {row.no: row.summary for row in rows} | self._rows
         self._cut()

@@ -77,6 +77,7 @@ class Sessions:
         self._flushing = asyncio.Lock()
         self._applied = store.last_log
         self._last_at: float = store.last_at
+        self._wrote_at = self._last_at
         self._looked_at = clock() * 1000
         self.on_made: Callable[[], None] = lambda: None
         self._listening: list[Changes] = []
@@ -390,14 +391,16 @@ class Sessions:
         said = [(entry.no, *turn) for entry, _, turns in made for turn in turns]
         counted = [Counted(entry.no, events, entry.is_over) for entry, events in whole if not entry.erased]
         try:
-            await self._store.flush(Flush(rows, bodies, applied, self._last_at, counted, said))
+            # Each at a moment of its own, for whoever has seen all that was written up to one.
+            self._wrote_at = max(self._last_at, math.nextafter(self._wrote_at, math.inf))
+            await self._store.flush(Flush(rows, bodies, applied, self._wrote_at, counted, said))
         except Unavailable:
             for entry, unsaved, turns in made:
                 entry.made, entry.unsaved = entry.made - len(unsaved), unsaved + entry.unsaved
                 entry.said = turns + entry.said
             raise
         for changes in self._listening:
-            changes.note(rows, self._last_at)
+            changes.note(rows, self._wrote_at)
         for entry in entries:
             if entry.erased or not entry.unsaved:
                 self._unsaved.pop(entry.no, None)

@@ -8,6 +8,7 @@ who it is.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
@@ -36,6 +37,7 @@ COMMENT_S = 15.0
 SEND_S = 15.0
 STREAM_S = 3600.0
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+_TIME = re.compile(r"[0-9]{1,15}(\.[0-9]{1,17})?")
 FIRST = b"retry: 2000\n\n"
 COMMENT = b": here\n\n"
 
@@ -140,11 +142,12 @@ class Watching:
         with self._sessions.changes() as changes:
             if since is not None:
                 after = since
-                rows = await self._reads.searches.run(lambda: self._store.calls.changed(after, Changes.MOST))
-                changes.add_older(rows, since)
+                changes.add_older(
+                    *await self._reads.searches.run(lambda: self._store.calls.changed(after, Changes.MOST))
+                )
             while True:
                 summaries = [Raw(summary) for summary in changes.take() if len(summary) > len(b"{}")]
-                yield _message("sessions", f"{changes.at:.0f}", {"sessions": summaries}) if summaries else b""
+                yield _message("sessions", repr(changes.at), {"sessions": summaries}) if summaries else b""
 
     async def _answer(self, request: Request, messages: AsyncGenerator[bytes, None], every_s: float) -> Response:
         """The first message is made before the answer begins, for its error may be the answer."""
@@ -193,5 +196,6 @@ def _spans_seen(request: Request, no: int) -> int:
 
 
 def _time_seen(request: Request) -> float | None:
+    """To the last bit: what was written a moment later is new."""
     seen = request.headers.get("last-event-id", "")
-    return float(seen) if seen.isdecimal() and len(seen) < 15 else None
+    return float(seen) if _TIME.fullmatch(seen) else None

@@ -436,12 +436,12 @@ async def test_who_listens_hears_of_every_row_that_is_written_and_of_the_latest_
         await receiver.sessions.flush()
         heard = [json.loads(summary)["session_id"] for summary in changes.take()]
         assert heard == [f"s{n}" for n in reversed(range(5, Changes.MOST + 5))]
-        assert (changes.take(), changes.at) == ([], clock.now * 1000)
+        assert changes.take() == [] and 0 <= changes.at - clock.now * 1000 < 1
         await receiver.sessions.accept("s1", Page("s1", clock).batch(turn(1)))
         await receiver.sessions.flush()
         changes.add_older([SessionRow(2, "s1", 0, None, 0.0, "open", b"old")], 1.0)
         (summary,) = changes.take()
-        assert summary != b"old" and changes.at == clock.now * 1000
+        assert summary != b"old" and 0 <= changes.at - clock.now * 1000 < 1
 
 
 async def test_a_session_whose_row_cannot_be_stored_is_broken_and_holds_up_nobody(

@@ -840,8 +840,9 @@ async def test_calls_are_found_by_pages_the_latest_first(store: Store) -> None:
 async def test_what_changed_since_is_known(store: Store) -> None:
     await made(store, *(called(n, at=100.0 * n) for n in range(1, 5)))
     await store.flush(called(1, at=500.0))
-    assert [found.no for found in store.calls.changed(200.0, 10)] == [4, 3, 1]
-    assert [found.no for found in store.calls.changed(200.0, 2)] == [4, 3]
+    found, last = store.calls.changed(200.0, 10)
+    assert ([each.no for each in found], store.calls.changed(last, 10)) == ([4, 3, 1], ([], last))
+    assert [each.no for each in store.calls.changed(200.0, 2)[0]] == [4, 3]
 
 
 async def test_a_turns_words_are_found_and_only_together(store: Store) -> None:

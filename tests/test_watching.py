@@ -19,7 +19,7 @@ from otel_voice.replay import replay
 from otel_voice.watching import STREAMS
 from tests.facts import RECORDINGS
 from tests.real import Receiver
-from tests.running import API_KEY, SESSION, START_S, App, listening, mark, running, until
+from tests.running import API_KEY, SESSION, START_S, App, Listener, listening, mark, running, until
 
 pytestmark = pytest.mark.anyio
 START_MS = START_S * 1000
@@ -110,6 +110,30 @@ async def test_the_list_hears_of_sessions_that_change_and_of_no_others(app: App)
         await until(lambda: again.events)
         told = {summary["session_id"] for _, _, data in again.events for summary in data["sessions"]}
     assert "meanwhile" in told and "before" not in told
+
+
+async def test_who_comes_back_hears_of_each_change_once_however_close_they_were(app: App) -> None:
+    def names(of: Listener) -> list[str]:
+        return [summary["session_id"] for _, _, data in of.events for summary in data["sessions"]]
+
+    app.clock.now += 0.000_7
+    async with listening(app, "/v1/sessions/stream") as first:
+        await app.post(TURN, session_id="one")
+        await until(lambda: first.events)
+    written = "SELECT 1 FROM calls WHERE changed_at > 0 AND id = '{}'"
+    # In the same moment, and a part of a millisecond later.
+    await app.post(TURN, session_id="two")
+    await until(lambda: app.rows(written.format("two")))
+    app.clock.now += 0.000_1
+    await app.post(TURN, session_id="three")
+    await until(lambda: app.rows(written.format("three")))
+    async with listening(app, "/v1/sessions/stream", last_event_id=first.events[-1][1]) as again:
+        await until(lambda: again.events)
+    assert (names(first), names(again)) == (["one"], ["three", "two"])
+    async with listening(app, "/v1/sessions/stream", last_event_id=again.events[-1][1]) as last:
+        await app.post(TURN, session_id="four")
+        await until(lambda: last.events)
+    assert names(last) == ["four"]
 
 
 async def test_a_stream_is_kept_by_nobody_and_says_so_now_and_then(app: App) -> None:

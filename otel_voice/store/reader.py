@@ -133,9 +133,17 @@ class Reader:
 
         return self._search(chosen, read)
 
-    def changed(self, since: float, limit: int) -> list[SessionRow]:
-        """Of those whose rows were written after the time `since` (ms), the latest made."""
-        return self._sessions(_CALLS.format("calls.changed_at > ?"), (since, 2**62, limit))
+    def changed(self, since: float, limit: int) -> tuple[list[SessionRow], float]:
+        """Of those whose rows were written after the time `since` (ms), the latest made; and when the last was."""
+        with self._reading() as db:
+            db.execute("BEGIN")
+            try:
+                found = db.execute(_CALLS.format("calls.changed_at > ?"), (since, 2**62, limit)).fetchall()
+                ((last,),) = db.execute("SELECT max(changed_at) FROM calls").fetchall()
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+        return [SessionRow(*row) for row in found], max(since, last or 0.0)
 
     def plots(self, chosen: Filter) -> Plots:
         return self._search(chosen, lambda db, by_words: plots(db, chosen, by_words))

@@ -134,9 +134,9 @@ class Counted(NamedTuple):
 
 
 class Flush(NamedTuple):
-    """Sessions' rows and the spans they made up to the time `at` (ms), with the words in them, `said`: session, number
-    of the turn, text. The log is taken into account up to and with its row `flushed`, and what the sessions' rows
-    count, `counted`, goes just as far."""
+    """Sessions' rows and the spans they made up to the time `at` (ms), later than any flush's before, with the words in
+    them, `said`: session, number of the turn, text. The log is taken into account up to and with its row `flushed`, and
+    what the sessions' rows count, `counted`, goes just as far."""
 
     rows: Sequence[SessionRow]
     spans: Sequence[tuple[int, bytes]]
