@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ParamSpec
 
+import msgspec
+
 from otel_voice import events as e
 from otel_voice import spans
 from otel_voice.session import Session
@@ -80,11 +82,18 @@ class Open:
     def summarized(self, so_far: bool = False) -> SessionRow:
         """What the store is to know of it."""
         self.attempt(self._summarize, so_far)
-        row = self.row or SessionRow(self.no, self.session.id, self.made, None, 0.0, "open", b"{}")
-        if self.broken:
+        if self.broken or self.row is None:
             # Due at once, so that the next start, with a version that may be mended, tries again.
-            row = row._replace(status="broken", due=0.0)
-        return row._replace(made=self.made)
+            self.row = self._row(self._as_far_as_it_came(), due=0.0)
+        return self.row._replace(made=self.made)
+
+    def _as_far_as_it_came(self) -> Summary:
+        """What was known of one that cannot be mapped, before it came to what it cannot take."""
+        if self.row is not None and len(self.row.summary) > len(b"{}"):
+            known = msgspec.json.decode(self.row.summary, type=Summary)
+            return msgspec.structs.replace(known, status="broken")
+        of, new = self.session, self.session.new
+        return Summary(of.id, of.trace.id, "broken", of.start, user_id=new.user_id, agent_name=new.agent_name)
 
     @property
     def is_over(self) -> bool:
@@ -92,12 +101,15 @@ class Open:
         return self.row is not None and self.row.due is None and not self.broken
 
     def _summarize(self, so_far: bool) -> None:
-        summary, rests_until = self.summary(so_far), self.session.rests_until
-        self.row = SessionRow(
+        rests_until = self.session.rests_until
+        self.row = self._row(self.summary(so_far), None if rests_until == math.inf else rests_until)
+
+    def _row(self, summary: Summary, due: float | None) -> SessionRow:
+        return SessionRow(
             no=self.no,
             id=self.session.id,
             made=self.made,
-            due=None if rests_until == math.inf else rests_until,
+            due=due,
             started_at=summary.started_at,
             status=summary.status,
             summary=e.encode(summary),

@@ -305,6 +305,8 @@ class Sessions:
                 entry.events += logged.events
                 entry.bytes += len(logged.body)
             await asyncio.to_thread(entry.attempt, replay, entry.session, rows)
+            if entry.broken:
+                self._dirty[entry.no] = entry
             self._collect(entry)
             self._schedule(entry)
         self._asleep.discard(session_id)

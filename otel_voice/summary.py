@@ -11,7 +11,8 @@ from msgspec import Struct, field
 from otel_voice.turns import Tool, Turn
 from otel_voice.usage import counted
 
-Status = Literal["open", "closing", "ended"]
+# `broken`: this version could not map it; the rest is as far as it came.
+Status = Literal["open", "closing", "ended", "broken"]
 
 
 class Latency(Struct):

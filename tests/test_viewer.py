@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from otel_voice.store import FILE
 from tests.running import API_KEY, SESSION, START_S, App, Line, mark, running, until
 
 pytestmark = pytest.mark.anyio
@@ -278,6 +281,32 @@ async def took(ask: Callable[[], Awaitable[httpx.Response]]) -> float:
         assert (await ask()).status_code == 200
         found.append(time.perf_counter() - begun)
     return min(found)
+
+
+@pytest.mark.parametrize("was_told", [True, False])
+async def test_a_call_that_cannot_be_mapped_is_listed_with_what_is_known_of_it(tmp_path: Path, was_told: bool) -> None:
+    async with running(tmp_path) as app:
+        new = {"session_id": SESSION, "agent_name": "concierge", "user_id": "ada"}
+        await app.client.post("/v1/sessions", json=new)
+        await app.post({"type": "turn_complete", "turn_id": "t", "ts": START_MS})
+    with closing(sqlite3.connect(tmp_path / FILE)) as db, db:
+        # An event that only a later version knows.
+        db.execute("UPDATE log SET body = CAST(replace(CAST(body AS TEXT), 'turn_complete', 'wish') AS BLOB)")
+        if not was_told:
+            db.execute("UPDATE sessions SET summary = x'7b7d', status = 'broken', due = 0")
+    async with running(tmp_path) as app:
+        app.clock.now += 60
+        await until(lambda: app.rows("SELECT 1 FROM calls WHERE status = 'broken'"))
+        for query in ("", "?status=broken"):
+            (listed,) = (await app.client.get(f"/v1/sessions{query}")).json()["sessions"]
+            assert set(listed) >= SUMMARY
+            known = ("status", "session_id", "agent_name", "user_id", "started_at")
+            assert [listed[name] for name in known] == ["broken", SESSION, "concierge", "ada", START_MS]
+            assert listed["turn_count"] == int(was_told)
+        answer = await app.client.get(f"/v1/sessions/{SESSION}/spans")
+        sentence = f"session {SESSION} cannot be mapped by this version; its events are kept"
+        assert (answer.status_code, answer.json()) == (500, {"error": sentence})
+        assert "wish" in (await app.client.get(f"/v1/sessions/{SESSION}/events")).text
 
 
 # Filters

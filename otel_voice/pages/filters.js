@@ -1,6 +1,6 @@
 // The list's filters. Their names and values are the read API's, in the page's address as in its requests.
 
-const STATUSES = new Map([["open", "live"], ["closing", "ending"], ["ended", "over"]]);
+const STATUSES = new Map([["open", "live"], ["closing", "ending"], ["ended", "over"], ["broken", "not mapped"]]);
 
 /** `kind`: text; choice; moment (ms since the epoch); least (`factor` of the API's unit to one of the page's). */
 export const FILTERS = [

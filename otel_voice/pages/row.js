@@ -56,6 +56,7 @@ const TONES = new Map([["error", "bad"], ["microphone_lost", "bad"], ["provider_
 
 function ending({ status, end_reason: reason }) {
   if (status === "open") return ["live", "badge live"];
+  if (status === "broken") return ["could not be mapped", "badge bad"];
   if (!reason) return [status === "closing" ? "ending" : NONE, "badge"];
   return [words(reason), TONES.has(reason) ? `badge ${TONES.get(reason)}` : "badge"];
 }

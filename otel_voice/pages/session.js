@@ -17,6 +17,7 @@ import { selectionOf } from "./selection.js";
 import { Timeline } from "./timeline.js";
 
 const AGAIN_MS = 3_000;
+const UNMAPPED = 500;
 const part = (id) => document.getElementById(id);
 
 const notice = new Notice(part("notice"));
@@ -120,9 +121,7 @@ async function load(id) {
     return failed(error, id);
   }
   notice.clear();
-  part("downloads").hidden = false;
-  offer("download-events", `${path}/events`, `${id}.jsonl`);
-  offer("download-otlp", `${path}/otlp`, `${id}.json`);
+  offerDownloads(id, true);
   if (call.running) stop = followed(`${path}/stream`, id);
 }
 
@@ -144,6 +143,13 @@ function followed(path, id) {
   });
 }
 
+function offerDownloads(id, isMapped) {
+  part("downloads").hidden = false;
+  part("download-otlp").hidden = !isMapped;
+  offer("download-events", `${pathOf(id)}/events`, `${id}.jsonl`);
+  offer("download-otlp", `${pathOf(id)}/otlp`, `${id}.json`);
+}
+
 function offer(id, href, name) {
   part(id).setAttribute("href", href);
   part(id).setAttribute("download", name);
@@ -152,7 +158,9 @@ function offer(id, href, name) {
 function failed(error, id) {
   if (error.status === 401) return notice.askToken(() => load(id));
   if (error.status === 404) return notice.say(`There is no session ${id} here.`, "bad");
-  const passes = error.status === 0 || error.status === 429 || error.status >= 500;
+  // One that cannot be mapped still has its events, and waiting mends nothing.
+  if (error.status === UNMAPPED) offerDownloads(id, false);
+  const passes = error.status === 0 || error.status === 429 || error.status > UNMAPPED;
   if (passes) again = setTimeout(load, AGAIN_MS, id);
   notice.say(`Could not look at it: ${error.message}.${passes ? " Trying again…" : ""}`, "bad");
 }

@@ -64,6 +64,7 @@ test("without a model its provider is named", () => {
 test("a session that goes on is marked, whatever else is known of it", () => {
   assert.deepEqual(cells({ ...SUMMARY, status: "open", end_reason: null }).end, [["live", "badge live"]]);
   assert.deepEqual(cells({ ...SUMMARY, status: "closing", end_reason: null }).end, [["ending", "badge"]]);
+  assert.deepEqual(cells({ ...SUMMARY, status: "broken" }).end, [["could not be mapped", "badge bad"]]);
   assert.deepEqual(cells({ ...SUMMARY, end_reason: "error" }).end, [["error", "badge bad"]]);
 });
 
