@@ -44,7 +44,7 @@ class Line(NamedTuple):
     at: float
     source: str | None
     clock: e.Clock | None
-    what: e.WireEvent | e.Accepted | e.Ended
+    what: e.WireEvent | e.Record
 
 
 class BadRecording(ValueError):
@@ -67,7 +67,6 @@ class Recording:
 
     def _read(self, content: bytes, name: str, provider: Provider | None) -> None:
         self.id = str(uuid.UUID(bytes=hashlib.sha256(content).digest()[:16]))
-        self.new: e.NewSession | None = None
         # Up to when time had passed when it was downloaded.
         self.looked_at = float("inf")
         self.is_download = _is_download(content)
@@ -78,16 +77,21 @@ class Recording:
 
     @property
     def events(self) -> list[e.WireEvent]:
-        return [line.what for line in self.lines if not isinstance(line.what, e.Accepted | e.Ended)]
+        return [line.what for line in self.lines if not isinstance(line.what, e.Record)]
+
+    @property
+    def new(self) -> e.NewSession | None:
+        """What was said of the session first."""
+        return next((line.what.session for line in self.lines if isinstance(line.what, e.Created)), None)
 
     @property
     def start(self) -> float:
-        """The first event; of frames, they are in order."""
-        return min(event.ts or 0.0 for event in self.events)
+        """The first event; of frames, they are in order. Where there is none, the creation or the end."""
+        return min([event.ts or 0.0 for event in self.events] or [line.at for line in self.lines])
 
     @property
     def end(self) -> float:
-        return max(max(event.ts or 0.0 for event in self.events), *(line.at for line in self.lines))
+        return max([event.ts or 0.0 for event in self.events] + [line.at for line in self.lines])
 
     def moved_to(self, start: float) -> list[e.WireEvent]:
         """The events with the first one at `start`."""
@@ -97,10 +101,8 @@ class Recording:
     def session(self, session_id: str | None = None, capture_content: bool = True) -> Session:
         """The session that a receiver would have made of it; frames end after the last one."""
         session = Session(session_id or self.id, capture_content)
-        if self.new is not None:
-            session.apply(e.Created(self.new), at=self.lines[0].at)
         for at, source, _, what in self.lines:
-            if isinstance(what, e.Accepted | e.Ended):
+            if isinstance(what, e.Record):
                 session.apply(what, at)
             else:
                 session.apply(e.Accepted([Raw(e.encode(what))], source), at)
@@ -128,7 +130,7 @@ class Recording:
             found += [read] if read is not None else []
         # One that somebody has put together himself may be in any order.
         found.sort(key=lambda line: line.at)
-        if not any(not isinstance(line.what, e.Accepted | e.Ended) for line in found):
+        if not any(not isinstance(line.what, e.Accepted) for line in found):
             raise BadRecording(f"{name}: it holds no event")
         return found
 
@@ -142,8 +144,8 @@ class Recording:
                 event.message = reduce(event.provider, event.dir, event.message) or {}
             return Line(at, source, clock, event)
         match bodies.decode(line, record_type):
-            case Created(session=new):
-                self.new = self.new or msgspec.structs.replace(new, session_id=None)
+            case Created(at=at, session=new):
+                return Line(at, None, None, e.Created(msgspec.structs.replace(new, session_id=None)))
             case Ended(at=at, reason=reason, last_seq=last_seq, source=source):
                 return Line(at, source, None, e.Ended(reason, last_seq, source))
             case Refused(at=at, seqs=seqs, source=source):

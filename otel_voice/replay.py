@@ -11,7 +11,7 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
-from otel_voice.events import Accepted, Clock, Ended, NewSession, SessionEnd, WireEvent
+from otel_voice.events import Accepted, Clock, Created, Ended, NewSession, SessionEnd, WireEvent
 from otel_voice.receiver import Made
 from otel_voice.recording import END_REASON, Recording
 from otel_voice.summary import Summary
@@ -78,7 +78,7 @@ def _posted(recording: Recording, shift: float) -> list[Posted]:
     posted, reason = list[Posted](), END_REASON
     for line in recording.lines:
         what = line.what
-        if isinstance(what, Accepted):
+        if isinstance(what, Accepted | Created):
             continue
         if isinstance(what, Ended | SessionEnd):
             reason = what.reason
@@ -88,8 +88,10 @@ def _posted(recording: Recording, shift: float) -> list[Posted]:
             offset = line.clock.offset if line.clock else 0.0
             what = replace(what, ts=(what.ts or 0.0) + shift - offset)
         posted.append(Posted(line.at, source or line.source, line.clock, what))
-    last = posted[-1]
-    return posted if isinstance(last.what, Ended) else [*posted, last._replace(what=Ended(reason))]
+    if posted and isinstance(posted[-1].what, Ended):
+        return posted
+    last = posted[-1] if posted else Posted(recording.end, source, None, Ended(reason))
+    return [*posted, last._replace(what=Ended(reason))]
 
 
 def _client(endpoint: str) -> httpx.Client:

@@ -112,6 +112,29 @@ async def test_an_end_that_was_said_outside_the_events_is_a_line_too(app: App) -
     assert await viewed(app) == await looked(app)
 
 
+async def test_a_view_knows_when_the_session_was_made(app: App) -> None:
+    """It is over at the latest so long after that, and not after its first event."""
+    await app.client.post("/v1/sessions", json={**NEW, "idle_timeout_s": 86_400})
+    app.clock.now += 6 * 3600
+    await app.post({"type": "turn_complete", "turn_id": "t", "user_text": "hello"})
+    app.clock.now += 6 * 3600 + 60
+    there, here = await viewed(app), await looked(app)
+    assert here["summary"]["end_reason"] == "max_duration"
+    assert {**there, "links": None} == {**here, "links": None}
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_session_in_which_nothing_happened_is_viewed_too(app: App, ends: bool) -> None:
+    await app.client.post("/v1/sessions", json=NEW)
+    app.clock.now += 7
+    if ends:
+        await app.client.post(f"/v1/sessions/{SESSION}/end", json={"reason": "user_hangup"})
+        app.clock.now += 60
+    there, here = await viewed(app), await looked(app)
+    assert there["summary"]["agent_name"] == "support" and there["summary"]["started_at"] == START_MS
+    assert {**there, "links": None} == {**here, "links": None}
+
+
 async def test_nothing_of_a_file_that_is_looked_at_is_stored(app: App) -> None:
     body = (RECORDINGS / "gemini_barge_in.jsonl").read_bytes()
     assert (await app.client.post("/v1/view?provider=gemini-live", content=body)).status_code == 200
@@ -235,6 +258,17 @@ def test_a_download_is_replayed_into_an_empty_receiver_and_is_the_same_call(
     for (root,) in roots:
         root["end_time_unix_nano"] = root["start_time_unix_nano"]
     assert shape(there) == shape(here)
+
+
+def test_a_session_in_which_nothing_happened_is_replayed_too(receiver: Callable[..., Receiver], tmp_path: Path) -> None:
+    url = receiver().url
+    made = httpx.post(f"{url}/v1/sessions", json={"agent_name": "support"}).json()
+    end = f"{url}/v1/sessions/{made['session_id']}/end"
+    httpx.post(end, json={"reason": "user_hangup", "token": made["token"]}).raise_for_status()
+    file = tmp_path / "download.jsonl"
+    file.write_bytes(httpx.get(f"{url}/v1/sessions/{made['session_id']}/events").content)
+    summary = replay(Recording(file), url, None, None, lambda _: None)
+    assert (summary.agent_name, summary.end_reason, summary.turn_count) == ("support", "user_hangup", 0)
 
 
 def test_several_sources_keep_their_names_and_numbers(receiver: Callable[..., Receiver], tmp_path: Path) -> None:
