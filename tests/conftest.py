@@ -142,6 +142,12 @@ def site() -> Iterator[Callable[..., Site]]:
 
 
 @pytest.fixture
+def app(receiver: Callable[..., Receiver], site: Callable[..., Site]) -> Site:
+    """The app's own site, beside a receiver of its own."""
+    return site(receiver())
+
+
+@pytest.fixture
 def errors() -> Iterator[list[str]]:
     """What pages that were opened by `visit` did not catch; nothing at the end, or the test fails."""
     errors: list[str] = []

@@ -23,11 +23,6 @@ KEPT = """() => new Promise((resolve) => {
 })"""
 
 
-@pytest.fixture
-def app(receiver: Callable[..., Receiver], site: Callable[..., Site]) -> Site:
-    return site(receiver())
-
-
 def summary(app: Site, session_id: str) -> dict[str, Any]:
     answer = httpx.get(f"{app.receiver_url}/v1/sessions/{session_id}")
     found: dict[str, Any] = answer.raise_for_status().json()

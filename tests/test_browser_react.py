@@ -15,7 +15,6 @@ from playwright.sync_api import ConsoleMessage, Page, WebSocketRoute, expect
 from tests.browsing import CLIENT, Site, final_spans, until
 from tests.components.browser import PACKAGES, PAGES
 from tests.conftest import binary_of
-from tests.real import Receiver
 
 MESSAGES = (
     {"serverContent": {"inputTranscription": {"text": "Hello"}}},
@@ -43,8 +42,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def app(receiver: Callable[..., Receiver], site: Callable[..., Site], script: str) -> Site:
-    app = site(receiver())
+def app(app: Site, script: str) -> Site:
     app.pages["/"] = f'<meta charset="utf-8"><div id="root"></div><script type="module">{script}</script>'
     return app
 

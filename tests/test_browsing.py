@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 from playwright.sync_api import Page
 
 from tests.browsing import Own, Site, spans_of
-from tests.real import Receiver, wait_for
-
-
-@pytest.fixture
-def app(receiver: Callable[..., Receiver], site: Callable[..., Site]) -> Site:
-    return site(receiver())
+from tests.real import wait_for
 
 
 def test_a_page_of_another_origin_is_given_a_session_and_posts_to_it(app: Site, visit: Callable[..., Page]) -> None:
