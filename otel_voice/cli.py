@@ -32,7 +32,7 @@ from otel_voice.recording import BadRecording, Recording
 from otel_voice.replay import ReplayFailed, replay
 from otel_voice.session import Session
 from otel_voice.spans import session_id as canonical
-from otel_voice.store import Locked, Reader, SessionRow, Unavailable, check, drop, retry
+from otel_voice.store import Locked, OtherSchema, Reader, SessionRow, Unavailable, check, drop, retry
 from otel_voice.summary import Summary
 
 DEMO = ("gemini-live.jsonl", "openai-realtime.jsonl", "lost-connection.jsonl")
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except settings.BadSetting as error:
         print(f"otel-voice: {error}", file=sys.stderr)
         return 2
-    except (Failed, BadRecording, ReplayFailed, resend.NotTaken, Locked, Unavailable, CannotMap) as error:
+    except (Failed, BadRecording, ReplayFailed, resend.NotTaken, Locked, OtherSchema, Unavailable, CannotMap) as error:
         print(f"otel-voice: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

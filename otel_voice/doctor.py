@@ -16,7 +16,7 @@ from otel_voice.edge import TIME_HEADER
 from otel_voice.findings import Finding, NoAnswer, get, look, mend, ok
 from otel_voice.probe import Heard, Limits, backends, clock_of, langfuse_export, next_hop
 from otel_voice.settings import BadSetting, Settings, secrets_in
-from otel_voice.store import FILE, Damaged, Locked, Reader, Unavailable, lock
+from otel_voice.store import FILE, Damaged, Locked, OtherSchema, Reader, Unavailable, lock
 
 LITTLE_DISK, ENOUGH_DISK = 64 * 2**20, 2**30
 USUAL = Limits()
@@ -106,12 +106,15 @@ def _address(settings: Settings) -> str:
 def _store(directory: Path) -> Iterator[Finding]:
     path = directory / FILE
     if (store := _unreadable(path)) is None:
-        with contextlib.closing(Reader(directory)) as reader:
-            store = _checked(reader, path)
-            if store.state != "mend":
-                yield store
-                yield _ledger(reader, path)
-                return
+        try:
+            with contextlib.closing(Reader(directory)) as reader:
+                store = _checked(reader, path)
+                if store.state != "mend":
+                    yield store
+                    yield _ledger(reader, path)
+                    return
+        except OtherSchema as error:
+            store = mend("store", str(error))
     yield store
     yield look("ledger", "not asked: there is no store to read it from")
 
@@ -144,6 +147,8 @@ def _checked(reader: Reader, path: Path) -> Finding:
         return mend("store", f"{path} cannot be used ({wrong}): {keep}")
     if not all(os.access(each, os.W_OK) for each in (path.parent, path)):
         return mend("store", f"{path} cannot be written by this user: let the receiver's own user ask, or see to that")
+    if reader.is_older:
+        return look("store", f"{path} reads well; an earlier version wrote it, and the next start carries it over")
     if aside := _set_aside(path):
         recover = f"what is left in {aside[0].name} can be read with sqlite3; move it away when it is of no more use"
         return look("store", f"{path} reads well, and a damaged store lies beside it: {recover}")

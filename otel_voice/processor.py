@@ -45,8 +45,7 @@ class DurableSpanProcessor(SpanProcessor):
 
     Make it after a fork. `max_store_mib` is how much may wait; `synchronous` NORMAL is safe against a crash of the
     process, FULL against a power cut, at the price of the disk's own time in each `on_end`, which returns when the span
-    is stored. Raises BadSetting, Locked,
-    Unavailable or OSError."""
+    is stored. Raises BadSetting, Locked, OtherSchema, Unavailable or OSError."""
 
     def __init__(
         self,

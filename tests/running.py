@@ -36,8 +36,8 @@ API_KEY = "a-key-of-the-apps-backend"
 class Clock:
     """Seconds since the epoch, standing still until a test moves it."""
 
-    def __init__(self) -> None:
-        self.now = START_S
+    def __init__(self, now: float = START_S) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now
@@ -81,8 +81,9 @@ class App:
 
 @asynccontextmanager
 async def running(data_dir: Path, **settings: Any) -> AsyncIterator[App]:
+    """By these settings; the clock stands at `now`."""
+    clock = Clock(settings.pop("now", START_S))
     chosen = Settings(data_dir=data_dir, **{"token_key": TOKEN_KEY, **settings})
-    clock = Clock()
     app = create_app(chosen, clock)
     transport = httpx.ASGITransport(app, raise_app_exceptions=True)
     async with (

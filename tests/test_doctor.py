@@ -189,11 +189,20 @@ async def test_a_damaged_index_of_words_is_no_damaged_store(data_dir: Path) -> N
     assert "the receiver begins it anew" in found["store"].text
 
 
-async def test_a_store_of_another_version_is_found(data_dir: Path) -> None:
-    execute(data_dir, "PRAGMA user_version = 2")
+@pytest.mark.parametrize(("version", "says"), [(2, "before the first release (schema 2"), (99, "newer version")])
+async def test_a_store_of_another_version_is_found(data_dir: Path, version: int, says: str) -> None:
+    execute(data_dir, f"PRAGMA user_version = {version}")
     found = await looked(data_dir)
     assert found["store"].state == "mend"
-    assert "written by another version of otel-voice (schema 2" in found["store"].text
+    assert says in found["store"].text and "set aside" not in found["store"].text
+    assert found["ledger"].text.startswith("not asked")
+
+
+async def test_a_store_that_the_next_start_carries_over_is_no_fault(data_dir: Path) -> None:
+    execute(data_dir, "PRAGMA user_version = 3")
+    found = await looked(data_dir)
+    assert found["store"].state == "look"
+    assert "the next start carries it over" in found["store"].text
 
 
 async def test_a_damaged_store_that_was_set_aside_is_not_forgotten(data_dir: Path) -> None:

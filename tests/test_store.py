@@ -630,16 +630,6 @@ def test_reading_what_is_no_store_is_unavailable(tmp_path: Path) -> None:
     reader.close()
 
 
-async def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
-    async with opened(tmp_path):
-        pass
-    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
-        db.execute("PRAGMA user_version = 99")
-    for _ in range(2):
-        with pytest.raises(Locked, match="another version"):
-            Store(tmp_path, asyncio.get_running_loop())
-
-
 # Damage
 
 

@@ -1,7 +1,8 @@
 """Store: the log, the sessions' rows, the outbox and the dead letters, in one SQLite file that only this package knows.
 
 `writer` has the one thread that writes, `reader` reads beside it, `file` opens the file and sets a damaged one aside,
-`calls` what lists and plots are made of, `dead_letters` is what an operator does to them.
+`schema` makes it and carries an older one over, `calls` has what lists and plots are made of, `dead_letters` what an
+operator does to them.
 """
 
 from otel_voice.store.dead_letters import drop, retry
@@ -19,6 +20,7 @@ from otel_voice.store.rows import (
     Ledger,
     Locked,
     LogRow,
+    OtherSchema,
     Pending,
     Plots,
     SessionRow,
@@ -42,6 +44,7 @@ __all__ = [
     "Ledger",
     "Locked",
     "LogRow",
+    "OtherSchema",
     "Pending",
     "Plots",
     "Reader",

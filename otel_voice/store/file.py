@@ -12,19 +12,16 @@ import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from otel_voice.store import words
 from otel_voice.store.rows import Damaged, Locked, TooLong, Unavailable, Unwritable
+from otel_voice.store.schema import VERSION, carry_over, check_version, version_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-VERSION = 5
-# What a new store is made of, and what one of an earlier version lacks.
-_SCRIPTS = {0: ("schema.sql", "calls.sql", "outbox.sql"), 3: ("calls.sql", "outbox.sql"), 4: ("outbox.sql",)}
 FILE = "otel-voice.db"
 # Left by a process that met damage in the middle of its work: the next one reads the whole file before it trusts it.
 SUSPECT = FILE + ".suspect"
@@ -85,7 +82,7 @@ def suspect(directory: Path) -> None:
 
 def open_(directory: Path, synchronous: str, look: Callable[[sqlite3.Connection], T]) -> tuple[sqlite3.Connection, T]:
     """The file, ready to be written, and what `look` finds in it at the start. A damaged one is set aside and a new one
-    begun. Raises Locked, Unavailable."""
+    begun. Raises OtherSchema, Unavailable."""
     path = directory / FILE
     try:
         return _open(path, synchronous, look)
@@ -102,9 +99,9 @@ def open_(directory: Path, synchronous: str, look: Callable[[sqlite3.Connection]
 
 def _carry_over(aside: Path, db: sqlite3.Connection) -> int:
     """Pending spans that can still be read, as spans of no session; says how many."""
-    address, count = f"{aside.absolute().as_uri()}?mode=ro", 0
+    count = 0
     db.execute("BEGIN IMMEDIATE")
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(address, uri=True)) as damaged:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(read_only(aside)) as damaged:
         for row in damaged.execute("SELECT body FROM outbox WHERE typeof(body) = 'blob' ORDER BY id"):
             db.execute("INSERT INTO outbox (session, body, at) VALUES (0, ?, ?)", (*row, time.time() * 1000))
             count += 1
@@ -127,34 +124,56 @@ def _set_aside(path: Path) -> Path:
 def _open(path: Path, synchronous: str, look: Callable[[sqlite3.Connection], T]) -> tuple[sqlite3.Connection, T]:
     # Before SQLite makes it: the files beside it get the same mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    version = _version(path)
     path.chmod(0o600)
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     with contextlib.ExitStack() as unless_prepared:
         unless_prepared.callback(db.close)
         try:
-            _prepare(db, path, synchronous)
+            _prepare(db, synchronous)
             _read_suspect(db, path)
+            carry_over(db, path)
+            _make_words(db, path)
             found = look(db)
         except sqlite3.Error as error:
-            raise type(unavailable(error))(f"{path} cannot be opened: {error}") from error
+            raise type(unavailable(error))(_why(path, version, error)) from error
         unless_prepared.pop_all()
     return db, found
 
 
-def _prepare(db: sqlite3.Connection, path: Path, synchronous: str) -> None:
+def _version(path: Path) -> int:
+    """Read before anything may be written: what a newer version wrote is left as it is. Raises OtherSchema,
+    Unavailable."""
+    try:
+        with contextlib.closing(read_only(path)) as db:
+            version = version_of(db)
+    except sqlite3.Error as error:
+        raise type(unavailable(error))(f"{path} cannot be opened: {error}") from error
+    check_version(path, version)
+    return version
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    db = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
+    db.execute("PRAGMA busy_timeout = 5000")
+    return db
+
+
+def _why(path: Path, version: int, error: sqlite3.Error) -> str:
+    if 0 < version < VERSION:
+        over = f"be carried over from schema {version} to {VERSION}"
+        return f"{path} cannot {over} ({error}): see to the disk and start again; nothing of it is lost"
+    return f"{path} cannot be opened: {error}"
+
+
+def _prepare(db: sqlite3.Connection, synchronous: str) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {synchronous}")
     db.execute("PRAGMA busy_timeout = 5000")
     db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
     # What is erased is overwritten, whatever SQLite was built with.
     db.execute("PRAGMA secure_delete = ON")
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version in _SCRIPTS:
-        schema = "".join(files("otel_voice").joinpath("store", name).read_text() for name in _SCRIPTS[version])
-        db.executescript(f"BEGIN; {schema} PRAGMA user_version = {VERSION}; COMMIT;")
-    elif version != VERSION:
-        raise Locked(f"{path} was written by another version of otel-voice (schema {version}, this one has {VERSION})")
-    _make_words(db, path)
 
 
 def _make_words(db: sqlite3.Connection, path: Path) -> None:

@@ -12,18 +12,20 @@ from typing import TypeVar
 
 from otel_voice.store import words
 from otel_voice.store.calls import plots, where
-from otel_voice.store.file import FILE, VERSION, as_unavailable, complaints
+from otel_voice.store.file import FILE, as_unavailable, complaints, read_only
 from otel_voice.store.rows import (
     Damaged,
     DeadLetter,
     Filter,
     Ledger,
     LogRow,
+    OtherSchema,
     Pending,
     Plots,
     SessionRow,
     Unavailable,
 )
+from otel_voice.store.schema import VERSION, check_version, version_of
 
 # How often it is seen whether a read takes too long, in steps of SQLite's machine: some milliseconds.
 STEPS = 100_000
@@ -35,7 +37,7 @@ class Reader:
     """Reads a data directory, from any thread; none waits for another. `on_damage` hears of a file that is no database
     any more, `on_damaged_words` of an index of words that is none; what takes longer than `limit_s` is given up.
 
-    Raises FileNotFoundError, Unavailable."""
+    Raises FileNotFoundError, OtherSchema, Unavailable."""
 
     def __init__(
         self,
@@ -47,17 +49,22 @@ class Reader:
         path = directory / FILE
         if not path.exists():
             raise FileNotFoundError(f"there is no store in {directory}")
-        self._address = f"{path.absolute().as_uri()}?mode=ro"
+        self._path = path
         self._on_damage, self._on_damaged_words, self.limit_s = on_damage, on_damaged_words, limit_s
         # Connections, as many as were ever needed at once. A list's ends are for one thread at a time.
         self._free = [self._connect()]
         self._closed = False
+        try:
+            check_version(path, version_of(self._free[0]))
+        except OtherSchema:
+            self.close()
+            raise
+        except sqlite3.Error:  # what is no database says so when it is read
+            pass
 
     def _connect(self) -> sqlite3.Connection:
         with as_unavailable():
-            db = sqlite3.connect(self._address, uri=True, check_same_thread=False, isolation_level=None)
-            db.execute("PRAGMA busy_timeout = 5000")
-        return db
+            return read_only(self._path)
 
     def close(self) -> None:
         self._closed = True
@@ -92,16 +99,16 @@ class Reader:
         with self._reading() as db:
             return db.execute(sql, values).fetchall()
 
+    @property
+    def is_older(self) -> bool:
+        """Whether the next start carries it over to another schema."""
+        with self._reading() as db:
+            return version_of(db) < VERSION
+
     def check(self) -> tuple[str, bool] | None:
         """What is wrong with the file, and whether that is the index of words alone; None where nothing is. Reads all
         of it. Raises Unavailable."""
         with self._reading() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version != VERSION:
-                return (
-                    f"it was written by another version of otel-voice (schema {version}, this one has {VERSION})",
-                    False,
-                )
             found = complaints(db)
             return (found[0], _is_sound_but_for_words(db)) if found else None
 

@@ -26,6 +26,10 @@ class Locked(Exception):
     """Another process works on this data directory."""
 
 
+class OtherSchema(Exception):
+    """A version of otel-voice wrote it that this one can do nothing with; it was left as it is."""
+
+
 class Call(NamedTuple):
     """What lists filter by; times are milliseconds. The columns of the table `calls`, from the third on."""
 

@@ -473,7 +473,7 @@ class Store:
 
 
 def check(directory: Path) -> None:
-    """What would keep a store from being opened here: raises Locked, Unavailable or OSError."""
+    """What would keep a store from being opened here: raises Locked, OtherSchema, Unavailable or OSError."""
     with lock(directory):
         open_(directory, "FULL", _start)[0].close()
 
