@@ -23,6 +23,7 @@ from otel_voice.content import content
 from otel_voice.edge import JSON, Gate, Load, Rejected, rejection
 from otel_voice.exporter import Exporter, client
 from otel_voice.front import Front, Table, session_in
+from otel_voice.links import Links
 from otel_voice.logins import Logins
 from otel_voice.mapped import CannotMap
 from otel_voice.metrics import Metrics
@@ -36,7 +37,7 @@ from otel_voice.settings import Settings
 from otel_voice.static_files import ClientFiles, PageFiles
 from otel_voice.store import SEARCH_S, Damaged, Store, TooLong, Unavailable
 from otel_voice.tokens import Tokens, ViewerTokens, load_key
-from otel_voice.viewer import Links, Viewer
+from otel_voice.viewer import Viewer
 from otel_voice.watching import Streams, Watching
 
 log = logging.getLogger(__name__)

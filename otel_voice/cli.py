@@ -27,10 +27,12 @@ from otel_voice.app import create_app, encoder
 from otel_voice.arguments import parser
 from otel_voice.edge import CONNECTIONS
 from otel_voice.exporter import client
+from otel_voice.links import Links
 from otel_voice.mapped import CannotMap, look
 from otel_voice.recording import BadRecording, Recording
 from otel_voice.replay import ReplayFailed, replay
 from otel_voice.session import Session
+from otel_voice.spans import Span
 from otel_voice.spans import session_id as canonical
 from otel_voice.store import Locked, OtherSchema, Reader, SessionRow, Unavailable, check, drop, retry
 from otel_voice.summary import Summary
@@ -38,6 +40,8 @@ from otel_voice.summary import Summary
 DEMO = ("gemini-live.jsonl", "openai-realtime.jsonl", "lost-connection.jsonl")
 # One more call runs while somebody looks.
 DEMO_LIVE = "openai-realtime.jsonl"
+# Ids of sessions that an error names.
+LISTED = 5
 # Requests end within this after SIGTERM; then comes the drain.
 GRACE_S = 3
 # A laptop's; what is delivered of the demo is no loss.
@@ -203,12 +207,15 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _print_session(session: Session, as_json: bool) -> None:
-    spans, summary = session.take(), session.summary()
+    _print_spans(session.take(), session.summary(), Links(), as_json)
+
+
+def _print_spans(spans: list[Span], summary: Summary, links: Links, as_json: bool, capture: bool = True) -> None:
     if as_json:
-        document = {"session_id": session.id, "trace_id": session.trace.id, "summary": summary, "spans": spans}
-        print(display.json(document))
+        ids = {"session_id": summary.session_id, "trace_id": summary.trace_id}
+        print(display.json({**ids, "summary": summary, "links": links.to(summary.trace_id), "spans": spans}))
     else:
-        display.tree(spans, summary)
+        display.tree(spans, summary, links, capture)
 
 
 def _canonical(text: str) -> str:
@@ -252,17 +259,32 @@ def _summary(reader: Reader, row: SessionRow, capture: bool) -> Summary | None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    session_id = _canonical(arguments.session)
     with _reader(arguments) as (reader, chosen):
+        session_id = _found(reader, arguments.session, chosen)
         looked = look(reader, session_id, chosen.capture_content, time.time() * 1000)
     if looked is None:
-        raise Failed(f"session {session_id} is not in the store")
-    spans, summary = looked
-    if arguments.json:
-        document = {"session_id": session_id, "trace_id": summary.trace_id, "summary": summary, "spans": spans}
-        print(display.json(document))
-    else:
-        display.tree(spans, summary)
+        raise Failed(_no_session(session_id, chosen))
+    links = Links(chosen.jaeger_url, chosen.langfuse_url)
+    _print_spans(*looked, links, arguments.json, chosen.capture_content)
+
+
+def _found(reader: Reader, text: str, chosen: settings.Settings) -> str:
+    """The session of this id, or the one whose id begins so."""
+    session_id = _canonical(text)
+    if reader.session(session_id) is not None:
+        return session_id
+    ids = reader.ids_beginning(session_id, LISTED + 1) or reader.ids_beginning(session_id.lower(), LISTED + 1)
+    if not ids:
+        raise Failed(_no_session(session_id, chosen))
+    if len(ids) > 1:
+        more = " and others" if len(ids) > LISTED else ""
+        raise Failed(f"the ids of several sessions begin with {session_id}: {', '.join(ids[:LISTED])}{more}")
+    return ids[0]
+
+
+def _no_session(session_id: str, chosen: settings.Settings) -> str:
+    option = settings.data_dir_option(chosen, os.environ)
+    return f"session {session_id} is not in the store; `otel-voice sessions{option}` lists those that are"
 
 
 def _resend(arguments: argparse.Namespace) -> None:
@@ -272,13 +294,13 @@ def _resend(arguments: argparse.Namespace) -> None:
         if arguments.session is None:
             asyncio.run(_resend_since(reader, time.time() - arguments.since, chosen, chosen.export))
         else:
-            asyncio.run(_resend_one(reader, _canonical(arguments.session), chosen, chosen.export))
+            asyncio.run(_resend_one(reader, _found(reader, arguments.session, chosen), chosen, chosen.export))
 
 
 async def _resend_one(reader: Reader, session_id: str, chosen: settings.Settings, export: settings.Export) -> None:
     rows = resend.rows_of(reader, session_id, chosen.capture_content, encoder(chosen))
     if rows is None:
-        raise Failed(f"session {session_id} is not in the store")
+        raise Failed(_no_session(session_id, chosen))
     if not rows:
         raise Failed(f"no span of session {session_id} is final yet: there is nothing to send again")
     async with client(export) as http:
@@ -341,35 +363,36 @@ def _dead_letters(arguments: argparse.Namespace) -> None:
 
 
 def _show_dead_letter(arguments: argparse.Namespace) -> None:
-    with _reader(arguments) as (reader, _):
+    with _reader(arguments) as (reader, chosen):
         letter = reader.dead_letter(arguments.number)
     if letter is None:
-        raise Failed(_no_dead_letter(arguments.number))
+        raise Failed(_no_dead_letter(arguments.number, chosen))
     print(display.json(display.Letter(letter).whole))
 
 
 def _retry_dead_letters(arguments: argparse.Namespace) -> None:
     with _reader(arguments) as (reader, chosen):
-        count = retry(chosen.data_dir, _chosen(reader, arguments.number))
+        count = retry(chosen.data_dir, _numbers(reader, arguments.number, chosen))
     print(f"{display.counted(count, 'dead letter')} will be sent again")
 
 
 def _drop_dead_letters(arguments: argparse.Namespace) -> None:
     with _reader(arguments) as (reader, chosen):
-        count = drop(chosen.data_dir, _chosen(reader, arguments.number))
+        count = drop(chosen.data_dir, _numbers(reader, arguments.number, chosen))
     print(f"{display.counted(count, 'dead letter')} dropped")
 
 
-def _chosen(reader: Reader, numbers: Sequence[int]) -> Sequence[int]:
-    """These numbers; without any, all."""
+def _numbers(reader: Reader, numbers: Sequence[int], chosen: settings.Settings) -> Sequence[int]:
+    """These; without any, all."""
     known = reader.dead_numbers()
     if missing := set(numbers).difference(known):
-        raise Failed(_no_dead_letter(min(missing)))
+        raise Failed(_no_dead_letter(min(missing), chosen))
     return numbers or known
 
 
-def _no_dead_letter(number: int) -> str:
-    return f"there is no dead letter {number}; `otel-voice dead-letters` lists them"
+def _no_dead_letter(number: int, chosen: settings.Settings) -> str:
+    option = settings.data_dir_option(chosen, os.environ)
+    return f"there is no dead letter {number}; `otel-voice dead-letters{option}` lists those that there are"
 
 
 RUNS = {

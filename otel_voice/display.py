@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 
 import msgspec
 from rich.console import Console
@@ -16,12 +16,18 @@ from rich.tree import Tree
 
 from otel_voice import otlp
 from otel_voice import semconv as s
+from otel_voice.columns import GAP, Column, beginnings, fitted
 from otel_voice.findings import Finding
+from otel_voice.links import Links
 from otel_voice.spans import Span
 from otel_voice.store import DeadLetter, SessionRow
 from otel_voice.summary import Summary
 
 TEXT_SHOWN = 100
+PIPED_WIDTH = 10_000
+# From here on there is room for whole ids.
+WIDE = 120
+INTERRUPTED = {"user_speech": "the user", "tool_response": "a tool's answer", "programmatic": "the app"}
 STATES = {"ok": "green", "look": "yellow", "mend": "red"}
 
 
@@ -72,32 +78,35 @@ def table(summaries: list[Summary]) -> None:
     if not summaries:
         console.print("no sessions yet")
         return
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (
-        "started",
-        "session",
-        "user",
-        "agent, model",
-        "length",
-        "turns",
-        "interr.",
-        "tools",
-        "p50, p95",
-        "end",
-        "lost",
-    ):
-        shown.add_column(name, no_wrap=name in ("started", "session"), justify="left")
-    for of in summaries:
-        shown.add_row(*(Text(_printable(cell)) for cell in _cells(of)))
+    columns = _columns(summaries)
+    fitting = fitted(columns, console.width)
+    shown = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for column in fitting:
+        shown.add_column(column.name, no_wrap=True)
+    for cells in zip(*(column.cells for column in fitting), strict=True):
+        shown.add_row(*map(Text, cells))
     console.print(shown)
+    names = {column.name for column in fitting}
+    if missing := [column.name for column in columns if column.name not in names and any(column.cells)]:
+        console.print(Text(f"no room for: {'; '.join(missing)}. --json has all", style="dim"))
+
+
+def _columns(summaries: list[Summary]) -> list[Column]:
+    zone, ids = _zone(), [of.session_id for of in summaries]
+    started = [_moment(of.started_at, zone) for of in summaries]
+    cells = zip(*(map(_printable, _cells(of)) for of in summaries), strict=True)
+    names = ("user", "agent, model", "length", "turns", "interr.", "tools", "p50, p95", "end", "lost")
+    return [
+        Column(f"started ({zone.tzname(None)})", started, [text[: -len(":00")] for text in started]),
+        Column("session", ids, beginnings(ids)),
+        *(Column(name, values) for name, values in zip(names, cells, strict=True)),
+    ]
 
 
 def _cells(of: Summary) -> list[str]:
     latency = of.user_bot_latency_ms
     errors = f" ({of.tool_error_count} failed)" if of.tool_error_count else ""
     return [
-        _moment(of.started_at),
-        of.session_id,
         of.user_id or "",
         ", ".join(part for part in (of.agent_name, of.model) if part),
         duration(of.duration_ms),
@@ -132,7 +141,7 @@ class Letter:
     @property
     def cells(self) -> list[str]:
         of = self._letter
-        return [str(of.id), _moment(of.at), of.session_id or "", str(self.line["name"]), of.reason]
+        return [str(of.id), _moment(of.at, _zone()), str(self.line["name"]), of.reason]
 
 
 def letters(dead: list[Letter], count: int) -> None:
@@ -141,11 +150,15 @@ def letters(dead: list[Letter], count: int) -> None:
     if not dead:
         console.print("no dead letters")
         return
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("number", "refused", "session", "span", "reason"):
-        shown.add_column(name, no_wrap=name in ("number", "refused"), overflow="fold")
-    for letter in dead:
-        shown.add_row(*(Text(_printable(cell)) for cell in letter.cells))
+    ids = [str(letter.line["session_id"] or "") for letter in dead]
+    if console.width < WIDE:
+        ids = beginnings(ids)
+    shown = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for name in ("number", f"refused ({_zone().tzname(None)})", "session", "span", "reason"):
+        shown.add_column(name, no_wrap=name not in ("span", "reason"), overflow="fold")
+    for id_, letter in zip(ids, dead, strict=True):
+        number, refused, span, reason = map(_printable, letter.cells)
+        shown.add_row(*map(Text, (number, refused, id_, span, reason)))
     console.print(shown)
     if count > len(dead):
         console.print(f"and {count - len(dead)} more: --limit shows them")
@@ -169,44 +182,58 @@ def findings() -> Iterator[tuple[Callable[[Finding], None], Callable[[str], None
         yield show, status.update
 
 
-def tree(spans: list[Span], of: Summary) -> None:
-    """The spans under their parents, in the order of their start."""
-    console = _console()
-    console.print(Text(f"{sentence(of)}, trace {of.trace_id}"))
+def tree(spans: list[Span], of: Summary, links: Links, capture: bool = True) -> None:
+    """The spans under their parents, in the order of their start. Without `capture`, errors by their type only."""
+    console, zone = _console(), _zone()
+    console.print(Text(sentence(of)))
+    console.print(Text(f"began {_moment(of.started_at, zone)} {zone.tzname(None)}, trace {of.trace_id}"))
+    for name, address in links.to(of.trace_id).items():
+        if address is not None:
+            console.print(Text(f"in {name.capitalize()}: {address}"), soft_wrap=True)
     children: dict[str, list[Span]] = {}
     known = {span.span_id for span in spans}
     for span in sorted(spans, key=lambda span: (span.start_time_unix_nano, -span.end_time_unix_nano)):
         children.setdefault(span.parent_span_id if span.parent_span_id in known else "", []).append(span)
     first = min((span.start_time_unix_nano for span in spans), default=0)
     top = Tree(Text("trace"), hide_root=True)
-    _grow(top, "", children, first)
+    _grow(top, "", children, lambda span: _label(span, first, capture))
     console.print(top)
 
 
-def _grow(branch: Tree, parent: str, children: dict[str, list[Span]], first: int) -> None:
+def _grow(branch: Tree, parent: str, children: dict[str, list[Span]], label: Callable[[Span], Text]) -> None:
     for span in children.get(parent, []):
-        _grow(branch.add(_label(span, first)), span.span_id, children, first)
+        _grow(branch.add(label(span)), span.span_id, children, label)
 
 
-def _label(span: Span, first: int) -> Text:
+def _label(span: Span, first: int, capture: bool) -> Text:
     length = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6
-    label = Text(_printable(span.name), style="bold")
+    label = Text().append(_printable(span.name), style="bold")
     label.append(f"  +{(span.start_time_unix_nano - first) / 1e9:.2f} s", style="dim")
     label.append(f"  {duration(length)}", style="cyan")
     if span.open:
         label.append("  open", style="yellow")
     if span.status == "ERROR" or s.ERROR_TYPE in span.attributes:
         label.append(f"  {_printable(str(span.attributes.get(s.ERROR_TYPE, 'error')))}", style="red")
-    if s.INTERRUPTION_SOURCE in span.attributes:
-        label.append(f"  interrupted by {span.attributes[s.INTERRUPTION_SOURCE]}", style="magenta")
+    if source := span.attributes.get(s.INTERRUPTION_SOURCE):
+        label.append(f"  interrupted by {INTERRUPTED.get(str(source), _printable(str(source)))}", style="magenta")
+    said = [""]
     for key, mark in ((s.OBSERVATION_INPUT, "in "), (s.OBSERVATION_OUTPUT, "out")):
         if span.parent_span_id and (text := _content(span.attributes.get(key))):
+            said.append(text)
             label.append(f"\n{mark} {text}", style="dim")
+    # A failed tool's is what it gave.
+    if capture and (error := _cut(span.status_message)) not in said:
+        label.append(f"\nerr {error}", style="red")
     return label
 
 
-def _moment(ms: float) -> str:
-    return datetime.fromtimestamp(ms / 1000).strftime("%Y-%m-%d %H:%M:%S")
+def _zone() -> tzinfo:
+    """The local one, as it is now, for all times of a list."""
+    return datetime.now().astimezone().tzinfo or UTC
+
+
+def _moment(ms: float, zone: tzinfo) -> str:
+    return datetime.fromtimestamp(ms / 1000, zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _content(value: object) -> str:
@@ -218,6 +245,10 @@ def _content(value: object) -> str:
         text = " / ".join(str(message.get("content") or "(tool calls)") for message in messages)
     except msgspec.DecodeError:
         text = value
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     text = _printable(text)
     return text if len(text) <= TEXT_SHOWN else text[: TEXT_SHOWN - 1] + "…"
 
@@ -228,5 +259,5 @@ def _printable(text: str) -> str:
 
 
 def _console() -> Console:
-    width = None if sys.stdout.isatty() else 220
-    return Console(width=width, highlight=False, soft_wrap=False)
+    """Where it is no terminal that is written to, a line is as long as it is."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, soft_wrap=False)

@@ -15,7 +15,7 @@ from msgspec import structs
 from otel_voice.edge import TIME_HEADER
 from otel_voice.findings import Finding, NoAnswer, get, look, mend, ok
 from otel_voice.probe import Heard, Limits, backends, clock_of, langfuse_export, next_hop
-from otel_voice.settings import BadSetting, Settings, secrets_in
+from otel_voice.settings import BadSetting, Settings, data_dir_option, secrets_in
 from otel_voice.store import FILE, Damaged, Locked, OtherSchema, Reader, Unavailable, lock
 
 LITTLE_DISK, ENOUGH_DISK = 64 * 2**20, 2**30
@@ -62,11 +62,12 @@ async def _findings(
 ) -> AsyncIterator[Finding]:
     yield _settings(settings)
     waiting("reading the store")
-    for finding in _store(settings.data_dir):
+    option = data_dir_option(settings, env)
+    for finding in _store(settings.data_dir, option):
         yield finding
     yield _disk(settings, free)
     waiting("asking the receiver")
-    yield await _receiver(settings, limits.answer_s)
+    yield await _receiver(settings, option, limits.answer_s)
     waiting("sending a probe span")
     trace_id = uuid.uuid4().hex
     taken, finding = await next_hop(settings, trace_id, heard, limits.answer_s)
@@ -103,15 +104,15 @@ def _address(settings: Settings) -> str:
     return f"http://{host}:{settings.port}"
 
 
-def _store(directory: Path) -> Iterator[Finding]:
+def _store(directory: Path, option: str) -> Iterator[Finding]:
     path = directory / FILE
-    if (store := _unreadable(path)) is None:
+    if (store := _unreadable(path, option)) is None:
         try:
             with contextlib.closing(Reader(directory)) as reader:
                 store = _checked(reader, path)
                 if store.state != "mend":
                     yield store
-                    yield _ledger(reader, path)
+                    yield _ledger(reader, path, option)
                     return
         except OtherSchema as error:
             store = mend("store", str(error))
@@ -119,11 +120,11 @@ def _store(directory: Path) -> Iterator[Finding]:
     yield look("ledger", "not asked: there is no store to read it from")
 
 
-def _unreadable(path: Path) -> Finding | None:
+def _unreadable(path: Path, option: str) -> Finding | None:
     try:
         path.stat()
     except FileNotFoundError:
-        return look("store", f"there is no store in {path.parent} yet: `otel-voice serve` makes one")
+        return look("store", f"there is no store in {path.parent} yet: `otel-voice serve{option}` makes one")
     except OSError as error:
         return mend("store", f"{path} cannot be read ({error.strerror}): choose another --data-dir")
     if path.is_file() and os.access(path, os.R_OK):
@@ -160,7 +161,7 @@ def _set_aside(path: Path) -> list[Path]:
     return sorted(aside for aside in found if not aside.name.endswith(("-wal", "-shm")))
 
 
-def _ledger(reader: Reader, path: Path) -> Finding:
+def _ledger(reader: Reader, path: Path, option: str) -> Finding:
     try:
         said, counted = reader.ledger(), reader.counted_ledger()
         # A receiver at work moves the numbers between two readings.
@@ -171,7 +172,8 @@ def _ledger(reader: Reader, path: Path) -> Finding:
         report = "something was lost or counted twice; keep a copy of the store and report it"
         return mend("ledger", f"by its counters: {said}; by its rows: {counted}: {report}")
     if counted.dead:
-        return look("ledger", f"{counted}; the next hop refused the dead letters: see `otel-voice dead-letters`")
+        see = f"see `otel-voice dead-letters{option}`"
+        return look("ledger", f"{counted}; the next hop refused the dead letters: {see}")
     if counted.pending:
         hop = "what is pending goes out when the receiver's own environment names a next hop, and that takes it"
         return look("ledger", f"{counted}; {hop}")
@@ -203,14 +205,14 @@ def _size(directory: Path) -> int:
 # The receiver
 
 
-async def _receiver(settings: Settings, answer_s: float) -> Finding:
+async def _receiver(settings: Settings, option: str, answer_s: float) -> Finding:
     directory, url, works = settings.data_dir, _address(settings), _is_worked_on(settings.data_dir)
     try:
         response = await get(f"{url}/readyz", answer_s)
     except NoAnswer as error:
         if works:
             return look("receiver", f"one works on {directory}, but not on {url} ({error}): it may have another --port")
-        return look("receiver", f"none works on {directory}: `otel-voice serve` starts one")
+        return look("receiver", f"none works on {directory}: `otel-voice serve{option}` starts one")
     if TIME_HEADER not in response.headers:
         return look("receiver", f"another program answers on {url}: choose another --port")
     if not works:

@@ -26,6 +26,8 @@ PROBE = "otel_voice doctor"
 ENVIRONMENT = "otel-voice-doctor"
 JAEGER_URL = "OTEL_VOICE_JAEGER_URL"
 LANGFUSE_PATH = "/api/public/otel/v1/traces"
+# How systems say that a name has no address.
+NOT_RESOLVED = ("Name or service not known", "No address associated", "name resolution", "nodename nor servname")
 # Dates in answers are whole seconds.
 CLOCK_S = 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 4.0
@@ -97,6 +99,10 @@ def _hint(answer: Answer, status: int | None, url: str) -> str:
         return "what listens there is too slow, or does not speak OTLP over HTTP (4318 is its port, 4317 that of gRPC)"
     if status is None and "SSL" in answer.reason:
         return "does it speak https, and does OTEL_EXPORTER_OTLP_CERTIFICATE name the authority of its certificate?"
+    if status is None and any(said in answer.reason for said in NOT_RESOLVED):
+        return f"no name server knows {urlsplit(url).hostname}: is the address right, and has this machine a network?"
+    if status is None and url.endswith(LANGFUSE_PATH):
+        return "is LANGFUSE_BASE_URL right, and is Langfuse up?"
     if status is None:
         return f"is the collector running at {urlsplit(url).netloc}, and is that its port for HTTP (4318, not 4317)?"
     if status in (401, 403):

@@ -95,10 +95,13 @@ def _posted(recording: Recording, shift: float) -> list[Posted]:
 
 
 def _client(endpoint: str) -> httpx.Client:
+    if not endpoint.startswith(("http://", "https://")):
+        whole = "it has to begin with http:// or https://, as http://127.0.0.1:8770"
+        raise ReplayFailed(f"--endpoint {endpoint} is no address of a receiver: {whole}")
     try:
         return httpx.Client(base_url=endpoint.rstrip("/"), timeout=30, trust_env=False)
     except httpx.InvalidURL as error:
-        raise ReplayFailed(f"{endpoint} is no address of a receiver: {error}") from None
+        raise ReplayFailed(f"--endpoint {endpoint} is no address of a receiver: {error}") from None
 
 
 def _requests(posted: list[Posted], speed: float | None, begun: float) -> Iterator[dict[str, Any]]:
@@ -139,7 +142,7 @@ def _call(
         try:
             answer = http.post(path, content=content, headers={"content-type": "application/json", **(headers or {})})
         except httpx.HTTPError as failure:
-            error = f"{http.base_url} cannot be reached: {failure}"
+            error = f"no receiver can be reached at {http.base_url} ({failure})"
         else:
             if answer.status_code in (200, 201, 204):
                 return _whole(answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -116,6 +117,12 @@ def secrets_in(values: Iterable[str]) -> list[str]:
 
 def default_data_dir(env: Mapping[str, str]) -> Path:
     return Path(env.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "otel-voice"
+
+
+def data_dir_option(settings: Settings, env: Mapping[str, str]) -> str:
+    """What another command needs beside this environment, to find the same store."""
+    by_env = env.get("OTEL_VOICE_DATA_DIR") or default_data_dir(env)
+    return "" if settings.data_dir == Path(by_env) else f" --data-dir {shlex.quote(str(settings.data_dir))}"
 
 
 def _port(env: Mapping[str, str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import NamedTuple, TypeVar, cast, get_args
+from typing import TypeVar, cast, get_args
 
 import msgspec
 from msgspec import Raw
@@ -16,6 +16,7 @@ from otel_voice import download
 from otel_voice.adapters.allow import Provider
 from otel_voice.edge import JSON, Gate, Load, Rejected, bearer, body_of, canonical, headers_of
 from otel_voice.filters import filter_of
+from otel_voice.links import Links
 from otel_voice.mapped import look
 from otel_voice.otlp import Encoder
 from otel_voice.reads import Reads, encoded
@@ -35,19 +36,6 @@ VIEWED_BYTES = (8 * 2**20, 16 * 2**20)
 # Of a log that is downloaded, so much is in memory.
 LOG_BYTES = 2**18
 NO_WORDS = "this SQLite was built without FTS5: transcripts were not searched"
-
-
-class Links(NamedTuple):
-    """Where a backend shows traces; None where it has no address."""
-
-    jaeger: str | None = None
-    langfuse: str | None = None
-
-    def to(self, trace_id: str) -> dict[str, str | None]:
-        return {
-            "jaeger": self.jaeger and f"{self.jaeger}/trace/{trace_id}",
-            "langfuse": self.langfuse and f"{self.langfuse}/traces/{trace_id}",
-        }
 
 
 class Viewer:

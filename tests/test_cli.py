@@ -140,14 +140,14 @@ def test_a_dry_run_prints_the_span_tree(run: Run) -> None:
     names = [line for line in lines if "voice_session" in line or "invoke_agent" in line or "generate_content" in line]
     depths = [len(re.match(r"[ │├└─]*", line)[0]) for line in names]  # type: ignore[index]
     assert depths == [0, 4, 8, 4, 8]
-    assert "interrupted by user_speech" in out
+    assert "interrupted by the user" in out
     assert "We open at nine and close at" in out
 
 
 def test_a_dry_run_as_JSON_is_the_summary_and_every_span(run: Run) -> None:
     code, out, _ = run("replay", TOOLS, "--provider", "openai-realtime", "--json", "--session-id", SECOND)
     document = json.loads(out)
-    assert (code, set(document)) == (0, {"session_id", "trace_id", "summary", "spans"})
+    assert (code, set(document)) == (0, {"session_id", "trace_id", "summary", "links", "spans"})
     assert (document["session_id"], document["summary"]["tool_call_count"]) == (SECOND, 1)
     assert {span["trace_id"] for span in document["spans"]} == {document["trace_id"]}
     assert [span["name"] for span in document["spans"] if not span["parent_span_id"]] == ["voice_session"]
@@ -274,6 +274,13 @@ def test_no_receiver_at_the_address_is_1_at_once(run: Run, endpoint: str) -> Non
         assert address in sentence(err)
 
 
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:8770", "localhost:8770", "localhost"])
+def test_an_address_without_its_scheme_is_told_what_it_lacks(run: Run, endpoint: str) -> None:
+    code, _, err = run("replay", BARGE_IN, *GEMINI, "--endpoint", endpoint, "--instant")
+    assert code == 1
+    assert f"--endpoint {endpoint} is no address of a receiver: it has to begin with http://" in sentence(err)
+
+
 def test_another_server_at_the_address_is_1_with_what_it_said(run: Run, langfuse_server: LangfuseServer) -> None:
     langfuse_server.answer_next(Reply(404, b"\x1b[31mnot here\r\n"))
     code, _, err = run("replay", BARGE_IN, *GEMINI, "--endpoint", langfuse_server.base_url, "--instant")
@@ -303,9 +310,50 @@ def test_sessions_lists_the_newest_first(run: Run, filled: Path) -> None:
     code, out, err = run("sessions", "--data-dir", filled)
     assert (code, err) == (0, "")
     head, second, first = out.splitlines()
-    assert head.split()[:2] == ["started", "session"]
+    assert head.split()[0] == "started" and head.split()[2] == "session"
     assert SECOND in second and FIRST in first
     assert "recording_ended" in first and "gemini-live-2.5-flash-preview" in first
+
+
+def terminal(*arguments: object, columns: int, env: Mapping[str, str] | None = None) -> str:
+    """What a terminal of so many columns gets."""
+    ours, theirs = pty.openpty()
+    given = {"PYTHONPATH": str(COLLECTOR_CONFIG.parent), "TERM": "xterm", "COLUMNS": str(columns), **(env or {})}
+    command = [sys.executable, "-m", "otel_voice.cli", *map(str, arguments)]
+    with subprocess.Popen(command, env=given, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        shown = b""
+        while chunk := read_terminal(ours):
+            shown += chunk
+    os.close(ours)
+    return shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_sessions_fit_the_terminal_and_say_what_is_left_out(filled: Path, columns: int) -> None:
+    shown = re.sub(r"\x1b\[[\d;]*m", "", terminal("sessions", "--data-dir", filled, columns=columns))
+    head, second, first, *last = shown.splitlines()
+    assert all(len(line.rstrip()) <= columns for line in shown.splitlines())
+    assert re.match(r"started \(UTC\) +session ", head)
+    # Each begins with what tells when, and with as much of the id as `show` takes.
+    assert second.split()[2] == SECOND[:8] and first.split()[2] == FIRST[:8]
+    assert ("gemini-live" in first, "tools" in head) == (columns == 120, columns == 120)
+    assert (last != []) == (columns == 80) and all(line.endswith("--json has all") for line in last)
+
+
+def test_times_are_of_a_zone_that_is_said(filled: Path) -> None:
+    env = {"TZ": "Etc/GMT-5"}
+    at = [line.split("  ")[0] for line in terminal("sessions", "--data-dir", filled, columns=200).splitlines()[1:3]]
+    there = terminal("sessions", "--data-dir", filled, columns=200, env=env).splitlines()
+    assert "started (+05)" in there[0]
+    hours = [int(line.split(":")[0][-2:]) for line in (at[0], there[1])]
+    assert (hours[1] - hours[0]) % 24 == 5
+    assert " +05, trace" in process("show", FIRST, "--data-dir", filled, env=env).stdout
+
+
+def test_nothing_is_left_out_or_cut_where_no_terminal_is(filled: Path) -> None:
+    shown = process("sessions", "--data-dir", filled, env={"COLUMNS": "40"}).stdout
+    assert FIRST in shown and "interr." in shown and "gemini-live-2.5-flash-preview" in shown and "\x1b" not in shown
 
 
 def test_sessions_as_JSON_are_their_summaries(run: Run, filled: Path) -> None:
@@ -330,6 +378,88 @@ def test_show_prints_a_sessions_tree(run: Run, filled: Path) -> None:
     assert (code, err) == (0, "")
     assert f"session {FIRST}: 2 turns" in out
     assert "We open at nine and close at" in out
+
+
+JAEGER, LANGFUSE = "http://127.0.0.1:16686", "https://langfuse.example/project/p1"
+
+
+@pytest.mark.parametrize(
+    ("env", "links"),
+    [
+        ({}, {"jaeger": None, "langfuse": None}),
+        ({"OTEL_VOICE_JAEGER_URL": f"{JAEGER}/"}, {"jaeger": f"{JAEGER}/trace/{{}}", "langfuse": None}),
+        (
+            {"OTEL_VOICE_JAEGER_URL": JAEGER, "OTEL_VOICE_LANGFUSE_URL": LANGFUSE},
+            {"jaeger": f"{JAEGER}/trace/{{}}", "langfuse": f"{LANGFUSE}/traces/{{}}"},
+        ),
+    ],
+    ids=["none", "Jaeger", "both"],
+)
+def test_show_has_links_to_the_trace_where_the_backends_addresses_are_set(
+    filled: Path, env: dict[str, str], links: dict[str, str | None]
+) -> None:
+    wanted = {name: link and link.format(FIRST.replace("-", "")) for name, link in links.items()}
+    document = json.loads(process("show", FIRST, "--json", "--data-dir", filled, env=env).stdout)
+    assert document["links"] == wanted
+    # On a line of its own however narrow the terminal is: one clicks on it, or copies it.
+    lines = terminal("show", FIRST, "--data-dir", filled, columns=40, env=env).splitlines()
+    shown = [line.partition(": ")[2] for line in lines if line.startswith(("in Jaeger", "in Langfuse"))]
+    assert shown == [link for link in wanted.values() if link]
+
+
+@pytest.mark.parametrize("capture", ["on", "off"])
+def test_show_says_what_went_wrong(receiver: Callable[..., Receiver], capture: str) -> None:
+    """Without content, only of which kind it was."""
+    receiving = receiver()
+    events: list[dict[str, object]] = [
+        {"type": "turn_start", "turn_id": "t1"},
+        {"type": "tool_call", "call_id": "c1", "name": "book", "arguments": {}},
+        {"type": "tool_result", "call_id": "c1", "error": "the table is taken"},
+        {"type": "error", "message": "the connection was lost", "code": "websocket_closed", "turn_id": "t1"},
+        {"type": "interrupted", "turn_id": "t1", "source": "programmatic"},
+        {"type": "turn_complete", "turn_id": "t1", "agent_text": "One moment."},
+    ]
+    made = httpx.post(f"{receiving.url}/v1/sessions", json={"session_id": FIRST}).json()
+    body = {"source": "page", "token": made["token"], "events": [{"seq": n, **event} for n, event in enumerate(events)]}
+    assert httpx.post(f"{receiving.url}/v1/sessions/{FIRST}/events", json=body).status_code == 204
+    env = {"OTEL_VOICE_CAPTURE_CONTENT": capture}
+
+    def shown() -> str:
+        said = process("show", FIRST, "--data-dir", receiving.data_dir, env=env).stdout
+        return said if "websocket_closed" in said else ""
+
+    out = wait_for(shown, 20, "the error")
+    assert "tool_error" in out and "interrupted by the app" in out
+    assert ("err the connection was lost" in out) == (capture == "on")
+    assert out.count("the table is taken") == (capture == "on")
+
+
+@pytest.mark.parametrize(
+    ("beginning", "found"), [(FIRST[:6], FIRST), (FIRST[:6].upper(), FIRST), ("s", SECOND), (SECOND, SECOND)]
+)
+def test_the_beginning_of_an_id_is_enough(
+    run: Run, filled: Path, langfuse_server: LangfuseServer, beginning: str, found: str
+) -> None:
+    shown = json.loads(run("show", beginning, "--json", "--data-dir", filled)[1])
+    assert shown["session_id"] == found
+    code, out, _ = run("resend", beginning, "--data-dir", filled, **langfuse_server.env)
+    assert (code, f"of session {found} " in out) == (0, True)
+
+
+def test_the_beginning_of_several_ids_is_none_and_lists_them(
+    receiver: Callable[..., Receiver], run: Run, langfuse_server: LangfuseServer
+) -> None:
+    receiving = receiver()
+    ids = [f"call-{n}" for n in range(1, 8)] + ["call"]
+    for id_ in ids:
+        assert httpx.post(f"{receiving.url}/v1/sessions", json={"session_id": id_}).status_code == 201
+    for command in ("show", "resend"):
+        code, out, err = run(command, "call-", "--data-dir", receiving.data_dir, **langfuse_server.env)
+        assert (code, out) == (1, "")
+        assert sentence(err).endswith("begin with call-: call-1, call-2, call-3, call-4, call-5 and others\n")
+    # An id that is another's beginning is itself.
+    shown = json.loads(run("show", "call", "--json", "--data-dir", receiving.data_dir)[1])
+    assert shown["session_id"] == "call"
 
 
 def test_show_as_JSON_has_the_shape_of_a_dry_run(run: Run, filled: Path) -> None:
@@ -373,7 +503,8 @@ def test_where_there_is_no_store_one_is_told_how_to_name_it(run: Run, tmp_path: 
 def test_an_unknown_session_is_1(run: Run, filled: Path, command: str) -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
     code, _, err = run(command, "nobody", "--data-dir", filled, **env)
-    assert (code, sentence(err)) == (1, "otel-voice: session nobody is not in the store\n")
+    hint = f"`otel-voice sessions --data-dir {filled}` lists those that are"
+    assert (code, sentence(err)) == (1, f"otel-voice: session nobody is not in the store; {hint}\n")
 
 
 def test_resend_without_an_address_names_the_settings(run: Run, filled: Path) -> None:
@@ -539,7 +670,7 @@ def test_dead_letters_are_listed_with_session_span_and_reason(run: Run, dead: Pa
     code, out, err = run("dead-letters", "--data-dir", dead)
     assert (code, err) == (0, "")
     head, first, *_ = out.splitlines()
-    assert head.split() == ["number", "refused", "session", "span", "reason"]
+    assert re.sub(r" \(.*?\)", "", head).split() == ["number", "refused", "session", "span", "reason"]
     assert FIRST in first and "422" in first and "\x1b" not in out
     assert any("voice_session" in line for line in out.splitlines())
 
@@ -580,6 +711,15 @@ def test_dead_letters_that_are_dropped_are_in_the_ledger(run: Run, dead: Path) -
     reader.close()
     assert ledger.adds_up
     assert (ledger.dead, ledger.dropped) == (len(numbers) - 2, 2)
+
+
+def test_another_command_is_told_with_what_it_needs(run: Run, filled: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a folder"
+    odd.symlink_to(filled)
+    assert f"`otel-voice sessions --data-dir '{odd}'`" in run("show", "nobody", "--data-dir", odd)[2]
+    assert "`otel-voice dead-letters --data-dir" in run("dead-letters", "show", 7, "--data-dir", filled)[2]
+    # What the environment says, the next command hears as well.
+    assert "`otel-voice sessions`" in run("show", "nobody", OTEL_VOICE_DATA_DIR=str(filled))[2]
 
 
 @pytest.mark.parametrize("doing", ["show", "retry", "drop"])

@@ -91,6 +91,10 @@ def endpoint(url: str) -> dict[str, str]:
     return {"OTEL_EXPORTER_OTLP_ENDPOINT": url}
 
 
+def langfuse_env(url: str) -> dict[str, str]:
+    return {"LANGFUSE_BASE_URL": url, "LANGFUSE_PUBLIC_KEY": "pk-lf-nobody", "LANGFUSE_SECRET_KEY": "sk-lf-nobody"}
+
+
 # All of it
 
 
@@ -140,7 +144,7 @@ async def test_where_nothing_is_set_up_every_line_says_what_to_do_and_nothing_is
         "read back": "look",
         "clock": "look",
     }
-    assert "`otel-voice serve` makes one" in found["store"].text
+    assert f"`otel-voice serve --data-dir {tmp_path / 'none'}` makes one" in found["store"].text
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in found["next hop"].text
     assert files(tmp_path) == []
 
@@ -268,7 +272,10 @@ async def test_dead_letters_are_worth_a_look(data_dir: Path) -> None:
     execute(data_dir, letter, "UPDATE counters SET value = 1 WHERE name IN ('made', 'dead')")
     found = await looked(data_dir)
     assert found["ledger"].state == "look"
-    assert "1 dead letters" in found["ledger"].text and "`otel-voice dead-letters`" in found["ledger"].text
+    assert (
+        "1 dead letters" in found["ledger"].text
+        and f"`otel-voice dead-letters --data-dir {data_dir}`" in found["ledger"].text
+    )
 
 
 # The disk
@@ -339,7 +346,7 @@ async def test_a_receiver_of_another_directory_is_worth_a_look(
 
 async def test_no_receiver_is_worth_a_look(data_dir: Path) -> None:
     found = await looked(data_dir)
-    assert found["receiver"].text == f"none works on {data_dir}: `otel-voice serve` starts one"
+    assert found["receiver"].text == f"none works on {data_dir}: `otel-voice serve --data-dir {data_dir}` starts one"
 
 
 async def test_another_program_on_the_receivers_port_is_worth_a_look(
@@ -388,6 +395,24 @@ async def test_nobody_at_the_next_hop_is_found_and_what_depends_on_it_is_not_ask
     assert f"is the collector running at 127.0.0.1:{port}" in found["next hop"].text
     assert found["read back"] == Finding("read back", "look", "not asked: no probe span is on its way")
     assert found["clock"].state == "look"
+
+
+async def test_nobody_at_langfuses_address_is_no_collector(data_dir: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    found = await looked(data_dir, langfuse_env(url))
+    assert found["next hop"].state == "mend"
+    assert "is LANGFUSE_BASE_URL right, and is Langfuse up?" in found["next hop"].text
+    assert "collector" not in found["next hop"].text
+
+
+async def test_a_name_that_nobody_knows_is_told_as_that(data_dir: Path) -> None:
+    for env in (langfuse_env("http://nowhere.invalid"), endpoint("http://nowhere.invalid:4318")):
+        found = await looked(data_dir, env, limits=Limits(answer_s=10, read_back_s=0.1))
+        if "no answer within" in found["next hop"].text:
+            sentence = "no name server answers here, not even that it knows no such name"
+            pytest.fail(sentence) if os.environ.get("CI") == "true" else pytest.skip(sentence)
+        assert "no name server knows nowhere.invalid: is the address right" in found["next hop"].text
+        assert "collector" not in found["next hop"].text
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "spans": set(),
     "tokens": set(),
     "store": {"store"},
+    "links": set(),
     "loud": set(),
     "sources": {"events"},
     "adapters": {"adapters", "events"},
@@ -92,6 +93,7 @@ ALLOWED: dict[str, set[str]] = {
         "download",
         "edge",
         "filters",
+        "links",
         "mapped",
         "otlp",
         "reads",
@@ -104,7 +106,8 @@ ALLOWED: dict[str, set[str]] = {
     "download": {"bodies", "events", "otlp", "reads", "spans", "store"},
     "recording": {"adapters", "bodies", "download", "events", "session", "spans", "summary"},
     "replay": {"events", "receiver", "recording", "summary"},
-    "display": {"findings", "otlp", "semconv", "spans", "store", "summary"},
+    "columns": set(),
+    "display": {"columns", "findings", "links", "otlp", "semconv", "spans", "store", "summary"},
 }
 WIRES_ALL = {"app", "cli"}
 ONLY_IN = {

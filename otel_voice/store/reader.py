@@ -118,6 +118,11 @@ class Reader:
         rows = self._sessions(f"{_SESSION} WHERE id = ?", (id_,))
         return rows[0] if rows else None
 
+    def ids_beginning(self, beginning: str, limit: int) -> list[str]:
+        """The ids of so many sessions at most, in their order."""
+        found = self._all(_IDS, (beginning, beginning, min(limit, 2**31)))
+        return [str(id_) for (id_,) in found]
+
     def by_number(self, numbers: Iterable[int]) -> list[SessionRow]:
         return [row for no in numbers for row in self._sessions(f"{_SESSION} WHERE no = ?", (no,))]
 
@@ -296,6 +301,9 @@ def _ledger(counted: dict[str, int], open_: int, pending: int, dead: int) -> Led
 
 
 _SESSION = "SELECT no, id, made, due, started_at, status, coalesce(summary, x'') FROM sessions"
+
+# No id has a character as high.
+_IDS = "SELECT id FROM sessions WHERE id >= ? AND id < ? || char(0x10ffff) ORDER BY id LIMIT ?"
 
 _CALLS = """
 SELECT no, sessions.id, made, due, sessions.started_at, sessions.status, coalesce(summary, x'')
