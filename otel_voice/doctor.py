@@ -116,6 +116,8 @@ def _store(directory: Path, option: str) -> Iterator[Finding]:
                     return
         except OtherSchema as error:
             store = mend("store", str(error))
+        except FileNotFoundError:  # a start was killed before it had made anything
+            store = _no_store(path, option)
     yield store
     yield look("ledger", "not asked: there is no store to read it from")
 
@@ -124,12 +126,16 @@ def _unreadable(path: Path, option: str) -> Finding | None:
     try:
         path.stat()
     except FileNotFoundError:
-        return look("store", f"there is no store in {path.parent} yet: `otel-voice serve{option}` makes one")
+        return _no_store(path, option)
     except OSError as error:
         return mend("store", f"{path} cannot be read ({error.strerror}): choose another --data-dir")
     if path.is_file() and os.access(path, os.R_OK):
         return None
     return mend("store", f"{path} cannot be read by this user: let the receiver's own user ask")
+
+
+def _no_store(path: Path, option: str) -> Finding:
+    return look("store", f"there is no store in {path.parent} yet: `otel-voice serve{option}` makes one")
 
 
 def _checked(reader: Reader, path: Path) -> Finding:

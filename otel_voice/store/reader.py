@@ -55,8 +55,11 @@ class Reader:
         self._free = [self._connect()]
         self._closed = False
         try:
-            check_version(path, version_of(self._free[0]))
-        except OtherSchema:
+            version = version_of(self._free[0])
+            check_version(path, version)
+            if version == 0:
+                raise FileNotFoundError(f"there is no store in {directory} yet")
+        except (OtherSchema, FileNotFoundError):
             self.close()
             raise
         except sqlite3.Error:  # what is no database says so when it is read
