@@ -47,7 +47,7 @@ STRAYS = (
 def tracked() -> list[str]:
     """Files as git has them, in the state that they are in."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
+    if listed.returncode or not listed.stdout:
         sentence = "this is no git checkout: what is to be in a package is told from git"
         pytest.fail(sentence) if os.environ.get("CI") == "true" else pytest.skip(sentence)
     return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
