@@ -37,6 +37,7 @@ OLDER = [version for version in VERSIONS if version < VERSION]
 SCHEMAS = {
     3: "7f0a1d9827098d94f4f3249e24f7073a8cf279913f1e1f435180459fab5d36ef",
     4: "6d4cf618c8bd0ae265537eba4e397256b5475bdb5837a5ba2e179609f454492b",
+    5: "19a774c8f6cea4afda5237bb77acf26239a60addb4137e3695c061450be600c0",
 }
 NO_SPACE = 28  # ENOSPC
 
