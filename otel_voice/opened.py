@@ -64,9 +64,10 @@ class Open:
         log.exception("session %s cannot be mapped; its events are kept", self.session.id)
 
     def give_up(self) -> None:
-        """What came of it cannot be stored; its row is one that can."""
+        """What came of it cannot be stored: its row knows no more than who made it, and when."""
         self.break_off()
-        self.unsaved, self.said, self.row = [], [], None
+        self.unsaved, self.said = [], []
+        self.row = self._row(self._as_it_began(self.session.created_at or 0.0), due=0.0)
 
     def finished(self) -> list[spans.Span]:
         """The session's new spans: the mapping gives the same ones in the same order, those made before first."""
@@ -92,8 +93,11 @@ class Open:
         if self.row is not None and len(self.row.summary) > len(b"{}"):
             known = msgspec.json.decode(self.row.summary, type=Summary)
             return msgspec.structs.replace(known, status="broken")
+        return self._as_it_began(self.session.start)
+
+    def _as_it_began(self, start: float) -> Summary:
         of, new = self.session, self.session.new
-        return Summary(of.id, of.trace.id, "broken", of.start, user_id=new.user_id, agent_name=new.agent_name)
+        return Summary(of.id, of.trace.id, "broken", start, user_id=new.user_id, agent_name=new.agent_name)
 
     @property
     def is_over(self) -> bool:

@@ -134,6 +134,8 @@ def _open(path: Path, synchronous: str, look: Callable[[sqlite3.Connection], T])
             _read_suspect(db, path)
             carry_over(db, path)
             _make_words(db, path)
+            # Where their index was damaged, more may be.
+            _read_suspect(db, path)
             found = look(db)
         except sqlite3.Error as error:
             raise type(unavailable(error))(_why(path, version, error)) from error
