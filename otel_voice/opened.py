@@ -104,6 +104,11 @@ class Open:
         """By its row."""
         return self.row is not None and self.row.due is None and not self.broken
 
+    @property
+    def lingers(self) -> bool:
+        """It is in memory for latecomers only."""
+        return self.over_since is not None and self.is_over and not self.inbox and not self.unsaved
+
     def _summarize(self, so_far: bool) -> None:
         rests_until = self.session.rests_until
         self.row = self._row(self.summary(so_far), None if rests_until == math.inf else rests_until)

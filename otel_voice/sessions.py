@@ -477,6 +477,10 @@ class Sessions:
 
     async def retire(self, no: int, session_id: str, delivered: bool) -> None:
         """Lets go of a session that is past, unless something has come for it. Raises Unavailable."""
+        entry = self._open.get(session_id)
+        if entry is not None and entry.lingers and not self._in_use(entry) and self._store.refuses is not None:
+            # Its latecomers are not taken now; others have been waiting for the room.
+            del self._open[session_id]
         if session_id not in self._open and session_id not in self._under_way:
             await asyncio.shield(self._begin(session_id, self._store_retire(no, delivered)))
 

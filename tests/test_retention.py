@@ -138,6 +138,19 @@ async def test_a_session_in_memory_is_not_let_go_of(kept: Kept) -> None:
     assert await kept.sweep(days=-1) == []
 
 
+async def test_a_full_store_does_not_wait_for_the_latecomers_of_a_session_that_is_over(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, MIB)
+    await kept.call("lingers", 800_000)
+    await kept.call("goes-on", 800_000, ended=False)
+    kept.clock.now += 5
+    for _ in range(2):
+        await kept.sessions.tick()
+    await kept.deliver()
+    assert kept.store.refuses is not None and kept.sessions.is_open("lingers")
+    assert await kept.sweep() == ["goes-on"]
+    await kept.store.close()
+
+
 async def test_an_event_that_comes_for_a_session_while_it_is_let_go_of_begins_it_anew(kept: Kept) -> None:
     await kept.call("s")
     await kept.pass_time(300)
