@@ -32,7 +32,7 @@ from otel_voice.otlp import Encoder
 from otel_voice.reads import Reads
 from otel_voice.receiver import Receiver
 from otel_voice.retention import Retention
-from otel_voice.sessions import SESSION_BYTES, Busy, Sessions, UsedUp
+from otel_voice.sessions import Busy, Sessions, UsedUp
 from otel_voice.settings import Settings
 from otel_voice.static_files import ClientFiles, PageFiles
 from otel_voice.store import SEARCH_S, Damaged, Store, TooLong, Unavailable
@@ -168,7 +168,7 @@ def _busy(request: Request, error: Exception) -> Response:
 
 
 def _used_up(request: Request, error: Exception) -> Response:
-    return rejection(request, Rejected(403, f"this session has logged {SESSION_BYTES} bytes, as much as one may"))
+    return rejection(request, Rejected(403, str(error)))
 
 
 def _cannot_map(request: Request, error: Exception) -> Response:

@@ -118,6 +118,11 @@ class Conversation:
             self.finish(turn)
 
     @property
+    def held(self) -> int:
+        """How many things are not final."""
+        return len(self.tools) + sum(turn.held for turn in self.open.values())
+
+    @property
     def has_quiet(self) -> bool:
         """Whether a silence would make something final."""
         if self.over:

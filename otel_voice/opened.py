@@ -69,9 +69,10 @@ class Open:
         self.unsaved, self.said = [], []
         self.row = self._row(self._as_it_began(self.session.created_at or 0.0), due=0.0)
 
-    def finished(self) -> list[spans.Span]:
-        """The session's new spans: the mapping gives the same ones in the same order, those made before first."""
-        taken = self.session.take()
+    def finished(self, most: int | None = None) -> list[spans.Span]:
+        """The session's new spans, or the first of them: the mapping gives the same ones in the same order, those made
+        before first."""
+        taken = self.session.take(most)
         known = min(len(taken), self.made_before)
         self.made_before -= known
         return taken[known:]
@@ -124,6 +125,22 @@ class Open:
             summary=e.encode(summary),
             call=call_of(summary),
         )
+
+    def go_on(self, now: float, is_enough: Callable[[], bool]) -> bool:
+        """Applies what was logged, and does what is due by `now`, until it is enough for once. Whether more is to be
+        done."""
+        self.attempt(self._go_on, now, is_enough)
+        if self.broken:
+            self.inbox.clear()
+        return not self.broken and (bool(self.inbox) or self.session.rests_until <= now)
+
+    def _go_on(self, now: float, is_enough: Callable[[], bool]) -> None:
+        while self.inbox:
+            self.session.apply(*self.inbox.pop(0))
+            if is_enough():
+                return
+        while self.session.step(now) and not is_enough():
+            pass
 
     def catch_up(self) -> None:
         """Applies what was logged, in the log's order."""

@@ -39,6 +39,8 @@ from otel_voice.tokens import Tokens
 TOKEN_OUTLIVES_S = 24 * 3600
 # A sender's clock may be wrong, but not by more than this into the future after its own correction.
 AHEAD_MS = 24 * 3_600_000
+# What one message may tell of: each may become a span, and all at once.
+LISTED = 1_000
 BATCH_TYPES = (b"application/json", b"text/plain")
 
 
@@ -235,6 +237,8 @@ def _taken(raw: Raw, offset: float, latest: float, content: Content | None) -> t
         )
     if isinstance(event, e.ProviderMessage):
         event.message = allow.reduce(event.provider, event.dir, event.message) or {}
+        if len(raw) > LISTED and allow.longest(event.provider, event.dir, event.message) > LISTED:
+            raise bodies.Refused(f"message: it has a list of more than {LISTED}")
         raw = Raw(e.encode(event)) if content is None else raw
     elif isinstance(event, e.Mark):
         e.check_names(event.attributes, "attributes")

@@ -30,6 +30,8 @@ MAX_DURATION_MS = 12 * 3_600_000.0
 PAGE_CLOSED_HOLD_MS = 30_000.0
 # Events are told at most so often, however many requests bring them.
 GRID_MS = 50.0
+# Of the events that are due at one moment, so many are a step: whoever steps may do something else between two.
+TOLD_AT_ONCE = 100
 PROVISIONAL = frozenset({"page_closed"})
 CONVERSATION_LIMIT = 256 * 1024
 
@@ -147,13 +149,20 @@ class Session:
 
     def advance(self, now: float) -> None:
         """Does what is due by `now`, each thing at its own moment."""
-        while self.rests_until <= now:
-            due = self.due
-            if due is None or due[0] > now:
-                self.rests_until = math.inf if due is None else due[0]
-                return
-            at, action = due
-            action(self, at)
+        while self.step(now):
+            pass
+
+    def step(self, now: float) -> bool:
+        """The next thing that is due by `now`; False where none is."""
+        if self.rests_until > now:
+            return False
+        due = self.due
+        if due is None or due[0] > now:
+            self.rests_until = math.inf if due is None else due[0]
+            return False
+        at, action = due
+        action(self, at)
+        return True
 
     @property
     def due(self) -> Deadline | None:
@@ -179,7 +188,7 @@ class Session:
 
     def _release(self, at: float) -> None:
         """Tells what has waited long enough, and whatever comes before it."""
-        self._tell(self.waiting.older(SETTLE_MS, at))
+        self._tell(min(self.waiting.older(SETTLE_MS, at), TOLD_AT_ONCE))
 
     def _release_before(self, t: float) -> None:
         self._tell(bisect_left(self.waiting.order, t, key=_time_of))
@@ -313,12 +322,19 @@ class Session:
     # Out
 
     @property
+    def held(self) -> int:
+        """How many things wait for a turn's or the session's end, and would come of it at once."""
+        return self.conversation.held
+
+    @property
     def has_made(self) -> bool:
         return bool(self._spans)
 
-    def take(self) -> list[spans.Span]:
-        """The spans that became final since the last call."""
-        taken, self._spans = self._spans, []
+    def take(self, most: int | None = None) -> list[spans.Span]:
+        """The spans that became final and were not taken yet, or the first of them."""
+        if most is None:
+            most = len(self._spans)
+        taken, self._spans = self._spans[:most], self._spans[most:]
         return taken
 
     def _emit(self) -> None:

@@ -34,6 +34,8 @@ TICK_S = 0.1
 FLUSH_S = 1.0
 # Time does its work by pieces of so long, and a flush takes so many sessions at once: who posts does not wait for all.
 SLICE_S = 0.0005
+# One session with a lot to do has so long, and then lets others go on.
+SESSION_S = 0.005
 FLUSHED_AT_ONCE = 20
 SPANS_AT_ONCE = 64
 # How long a session that is over stays in memory for latecomers.
@@ -42,6 +44,13 @@ LINGER_MS = 60_000.0
 IN_FLIGHT = 64
 # What a page may log in all; a call of half a day takes some 10 MiB.
 SESSION_BYTES = 64 * 2**20
+# Below this no session can have too much of anything.
+CHECKED_BYTES = 32 * 2**10
+# What may wait in one session: events to be told, and things for their turn's end. A page posts some dozen events a
+# second, and no turn has a hundred of anything; what comes of them at once holds up all other sessions.
+WAITING, HELD = 5_000, 5_000
+# A page load each.
+SOURCES = 1_000
 # Sessions are caches of their logs: beyond so many, the ones that nothing came for longest are read again when it does.
 IN_MEMORY = 20_000
 # Of the many that may be due after an outage, so many are loaded before what came of them is written down.
@@ -53,7 +62,22 @@ class Busy(Exception):
 
 
 class UsedUp(Exception):
-    """This session has logged as much as a session may."""
+    """This session has as much as a session may; one sentence."""
+
+
+class Slice:
+    """A piece of work, after which others have their turn."""
+
+    def __init__(self) -> None:
+        self._time = asyncio.get_running_loop().time
+        self._ends = self._time() + SESSION_S
+
+    def is_over(self) -> bool:
+        return self._time() > self._ends
+
+    async def next(self) -> None:
+        await asyncio.sleep(0)
+        self._ends = self._time() + SESSION_S
 
 
 class Sessions:
@@ -175,9 +199,13 @@ class Sessions:
         except Unavailable:
             self._wake(session_id, no, now + 1000)
             return
-        self._catch_up(entry)
-        entry.attempt(entry.session.advance, min(now, self._safe_now()))
-        self._collect(entry)
+        until, slice_ = min(now, self._safe_now()), Slice()
+        while entry.go_on(until, slice_.is_over) or entry.session.has_made:
+            self._collect(entry, SPANS_AT_ONCE)
+            if slice_.is_over():
+                await slice_.next()
+                if self._open.get(session_id) is not entry:
+                    return  # erased meanwhile
         if entry.row is not None and entry.row.due is not None and entry.session.rests_until == math.inf:
             # Its row waits for a time that has passed without a span.
             self._dirty[entry.no] = entry
@@ -233,8 +261,8 @@ class Sessions:
     ) -> asyncio.Future[int]:
         if entry.in_flight >= IN_FLIGHT:
             raise Busy
-        if entry.bytes >= SESSION_BYTES and isinstance(record, e.Accepted):
-            raise UsedUp
+        if isinstance(record, e.Accepted) and entry.bytes >= CHECKED_BYTES:
+            self._check(entry, record)
         at = self._now()
         events = len(record.events) if isinstance(record, e.Accepted) else 0
         body = e.encode(record)
@@ -258,6 +286,20 @@ class Sessions:
 
         append = Append(entry.no, entry.session.id, entry.new, at, body, events)
         return self._store.append(append, logged, not_logged)
+
+    def _check(self, entry: Open, batch: e.Accepted) -> None:
+        """Raises UsedUp, or Busy where it is enough to come again."""
+        session = entry.session
+        if entry.bytes >= SESSION_BYTES:
+            raise UsedUp(f"this session has logged {SESSION_BYTES} bytes, as much as one may")
+        logged = sum(len(record.events) for record, _, _ in entry.inbox if isinstance(record, e.Accepted))
+        waiting = logged + len(session.waiting.arrived)
+        if waiting >= WAITING:
+            raise Busy
+        if session.held >= HELD:
+            raise UsedUp(f"this session has {HELD} tool calls and other things without an end, as many as one may")
+        if len(session.sources) >= SOURCES and (batch.source or "") not in session.sources:
+            raise UsedUp(f"this session has had {SOURCES} sources, as many as one may")
 
     def _heed(self, entry: Open, at: float) -> None:
         """Something came for it, at the time `at`."""
@@ -314,8 +356,8 @@ class Sessions:
 
     # Out
 
-    def _collect(self, entry: Open) -> None:
-        if entry.session.has_made and (finished := entry.finished()):
+    def _collect(self, entry: Open, most: int | None = None) -> None:
+        if entry.session.has_made and (finished := entry.finished(most)):
             self._dirty[entry.no] = entry
             entry.attempt(self._encode, entry, finished)
 
@@ -385,6 +427,8 @@ class Sessions:
         living = [entry for entry in entries if not entry.erased and not entry.new]
         for entry in living:
             self._catch_up(entry)
+            # Its row must not say that it is over while spans of it are on their way here.
+            self._collect(entry)
         made = [(entry, entry.unsaved, entry.said) for entry in living if entry.unsaved]
         for entry, unsaved, _ in made:
             entry.made, entry.unsaved, entry.said = entry.made + len(unsaved), [], []

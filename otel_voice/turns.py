@@ -207,6 +207,11 @@ class Turn(Struct):
         return bool(self.answered is not None or self.agent.has_text or self.tools or self.responses)
 
     @property
+    def held(self) -> int:
+        """How many spans it would make, beside its tools'."""
+        return 1 + len(self.responses) + len(self.speech) + len(self.happenings)
+
+    @property
     def busy(self) -> bool:
         """Something measurably goes on, so silence is no sign that the turn is over."""
         return (

@@ -29,6 +29,7 @@ from otel_voice.app import EXCEPTIONS, create_app
 from otel_voice.edge import BODY_BYTES, INFLATED_BYTES, SESSION_REQUESTS, Limits, Rejected
 from otel_voice.events import MAX_EVENTS
 from otel_voice.front import response_to
+from otel_voice.receiver import LISTED
 from otel_voice.settings import Settings
 from otel_voice.spans import root_id, trace_id
 from otel_voice.store import FILE, Damaged, Unavailable
@@ -935,6 +936,22 @@ async def test_an_event_that_nests_deeply_is_refused_alone(app: App, event: byte
     assert answer.json()["accepted"] == 2
     assert [refused["index"] for refused in answer.json()["rejected"]] == [1]
     assert (await app.summary())["events_lost"] == (1 if event == b"%s" else 0)
+
+
+async def test_a_message_that_tells_of_too_many_things_is_refused_alone_and_long_arguments_are_none(app: App) -> None:
+    def cancelled(count: int) -> dict[str, Any]:
+        ids = [f"c{n}" for n in range(count)]
+        message = {
+            "toolCallCancellation": {"ids": ids},
+            "toolCall": {"functionCalls": [{"id": "c", "args": {"x": ids}}]},
+        }
+        return {"type": "provider_message", "provider": "gemini-live", "dir": "received", "message": message}
+
+    many = cancelled(LISTED + 1)
+    arguments = {**many, "message": {"toolCall": many["message"]["toolCall"]}}
+    answer = await app.post(cancelled(LISTED), many, arguments, mark())
+    refused = {"index": 1, "error": f"message: it has a list of more than {LISTED}"}
+    assert answer.json() == {"accepted": 3, "rejected": [refused]}
 
 
 async def test_an_event_that_is_too_large_is_refused_alone(app: App) -> None:

@@ -26,7 +26,7 @@ from otel_voice.changes import Changes
 from otel_voice.mapped import CannotMap, look, replay
 from otel_voice.otlp import Encoder
 from otel_voice.session import Session
-from otel_voice.sessions import FLUSHED_AT_ONCE, Busy, Sessions, UsedUp
+from otel_voice.sessions import FLUSHED_AT_ONCE, HELD, SOURCES, WAITING, Busy, Sessions, UsedUp
 from otel_voice.spans import trace_id
 from otel_voice.store import FILE, Filter, SessionRow, Store, Unavailable
 from tests.real import spans_in, wait_for
@@ -302,6 +302,93 @@ async def test_a_session_that_has_logged_as_much_as_it_may_logs_no_more(receiver
             await receiver.sessions.accept("s", page.batch(large))
     assert 64 * 2**20 <= receiver.store.used_bytes < 70 * 2**20
     await receiver.sessions.accept("other", Page("other", clock).batch(turn(0)))
+
+
+def called(n: int) -> dict[str, Any]:
+    return {"type": "tool_call", "call_id": f"c{n}", "name": "search_for_something"}
+
+
+async def test_a_session_takes_no_more_events_at_once_than_can_be_told_and_the_others_later(
+    receiver: Receiver, clock: Clock
+) -> None:
+    page = Page("s", clock)
+    for _ in range(WAITING // 500):
+        await receiver.sessions.accept("s", page.batch(*[{"type": "mark", "name": "m"}] * 500))
+    later = page.batch({"type": "mark", "name": "later"})
+    with pytest.raises(Busy):
+        await receiver.sessions.accept("s", later)
+    await pass_time(receiver, clock, 5)
+    await receiver.sessions.accept("s", later)
+    await pass_time(receiver, clock, 5)
+    assert receiver.store.reader.ledger().made == WAITING + 1
+
+
+async def test_a_session_with_too_much_that_has_no_end_takes_no_more_of_it_and_says_so(
+    receiver: Receiver, clock: Clock
+) -> None:
+    page, taken = Page("s", clock), 0
+    with pytest.raises(UsedUp, match=f"{HELD} tool calls"):
+        while True:
+            await receiver.sessions.accept("s", page.batch(*map(called, range(taken, taken + 500))))
+            taken += 500
+            await pass_time(receiver, clock, 5)
+    assert taken == HELD
+    await receiver.sessions.accept("s", e.Ended("user_hangup"))
+    await pass_time(receiver, clock, 10)
+    assert receiver.store.reader.ledger().made == HELD + 2
+
+
+async def test_a_session_has_no_more_sources_than_it_may_and_those_it_has_go_on(
+    receiver: Receiver, clock: Clock
+) -> None:
+    def batch(source: int, seq: int) -> e.Accepted:
+        event = {"type": "mark", "name": "here" * 16, "seq": seq}
+        return e.Accepted([Raw(json.dumps(event).encode())], f"source-{source}")
+
+    for n in range(SOURCES):
+        await receiver.sessions.accept("s", batch(n, 0))
+        if n % 500 == 499:
+            await pass_time(receiver, clock, 5)
+    with pytest.raises(UsedUp, match=f"{SOURCES} sources"):
+        await receiver.sessions.accept("s", batch(SOURCES, 0))
+    await receiver.sessions.accept("s", batch(0, 1))
+    await pass_time(receiver, clock, 5)
+    assert receiver.accepted == SOURCES + 1
+
+
+async def test_a_stop_in_the_middle_of_a_sessions_work_loses_no_span(tmp_path: Path, clock: Clock) -> None:
+    async with started(tmp_path, clock) as first:
+        page = Page("s", clock)
+        for n in range(0, 4_000, 500):
+            await first.sessions.accept("s", page.batch(*map(called, range(n, n + 500))))
+        await first.sessions.accept("s", page.batch(END))
+        clock.now += 3600
+        at_work, entry = asyncio.create_task(first.sessions.tick()), first.sessions._open["s"]
+        while not (entry.unsaved and entry.session.has_made and entry.session.rests_until == math.inf):
+            assert not at_work.done()
+            await asyncio.sleep(0)
+        at_work.cancel()
+        await asyncio.wait([at_work])
+        await first.sessions.stop()
+    async with started(tmp_path, clock) as second:
+        await pass_time(second, clock, 60)
+        assert sorted(span.span_id for span in second.made) == sorted(span.span_id for span in second.expected("s"))
+        assert second.store.reader.ledger().made == 4_002
+
+
+async def test_a_session_with_much_to_do_lets_others_go_on_meanwhile(receiver: Receiver, clock: Clock) -> None:
+    page = Page("s", clock)
+    for n in range(0, 4_000, 500):
+        await receiver.sessions.accept("s", page.batch(*map(called, range(n, n + 500))))
+    await receiver.sessions.accept("s", page.batch(END))
+    clock.now += 3600
+    at_work, entry = asyncio.create_task(receiver.sessions.tick()), receiver.sessions._open["s"]
+    told = made = 0
+    while not at_work.done():
+        await asyncio.sleep(0)
+        told += 0 < len(entry.session.waiting.arrived) < 4_000
+        made += entry.session.has_made
+    assert told > 1 and made > 1
 
 
 async def test_a_request_whose_client_went_away_is_applied_all_the_same(

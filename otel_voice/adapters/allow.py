@@ -105,6 +105,21 @@ def reduce(provider: Provider, dir: Direction, message: Message) -> Message | No
     return {listed["keyed_by"]: name} | (_kept_keys(listed[dir][name], message) or {})
 
 
+def longest(provider: Provider, dir: Direction, reduced: Message) -> int:
+    """How many things the longest list of a reduced message tells of."""
+    listed = ALLOW_LIST[provider]
+    shape = listed[dir] if "keyed_by" not in listed else listed[dir].get(reduced.get(listed["keyed_by"]), {})
+    return _longest(shape, reduced)
+
+
+def _longest(shape: Any, value: Any) -> int:
+    if isinstance(shape, list):
+        return max(len(value), *(_longest(shape[0], each) for each in value))
+    if isinstance(shape, dict):
+        return max((_longest(inner, value[key]) for key, inner in shape.items() if key in value), default=0)
+    return 0
+
+
 class Forward:
     """What a page forwards of a connection: reduced messages, without those that say nothing new.
 
