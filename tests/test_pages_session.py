@@ -546,6 +546,9 @@ def test_a_session_of_500_turns_is_there_at_once_and_only_what_is_in_view_is_dra
     page = look(f"{url}/sessions/{call.id}", wait=".lane.user .block")
     assert page.locator("#lanes .block").count() < 2000
     expect(page.locator("#conversation .turn")).to_have_count(500)
+    # What one searches the page for is found, though nobody has gone there.
+    filled = page.locator("#conversation .turn header")
+    until(page, lambda: filled.count() == 500, 20, "all turns to be filled")
     page.locator("#lanes").focus()
     for _ in range(10):
         page.keyboard.press("+")

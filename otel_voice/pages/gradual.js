@@ -3,6 +3,8 @@
 
 const NEAR = "600px 0px";
 const AT_ONCE = 20;
+// On a busy machine no moment is idle.
+const PATIENCE_MS = 100;
 
 export class Gradual {
   #fill;
@@ -42,10 +44,12 @@ export class Gradual {
   }
 
   #go(deadline) {
+    let count = 0;
     for (const [node, entry] of this.#waiting) {
       if (!node.isConnected) this.#waiting.delete(node);
       else this.#write(node, entry);
-      if (deadline.timeRemaining() < 4) break;
+      // Of thousands, a busy page would fill one a frame.
+      if (++count >= AT_ONCE && deadline.timeRemaining() < 4) break;
     }
     this.#idle = this.#waiting.size ? whenIdle((next) => this.#go(next)) : 0;
   }
@@ -53,7 +57,7 @@ export class Gradual {
 
 /** Safari has no idle callbacks. */
 function whenIdle(does) {
-  if (globalThis.requestIdleCallback) return requestIdleCallback(does, { timeout: 1000 });
+  if (globalThis.requestIdleCallback) return requestIdleCallback(does, { timeout: PATIENCE_MS });
   const from = performance.now();
   return setTimeout(() => does({ timeRemaining: () => from + 25 - performance.now() }), 20);
 }
