@@ -78,22 +78,12 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
     @contextlib.asynccontextmanager
     async def lifespan(starlette: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            max_bytes = settings.max_store_mib * 2**20
-            store = Store(settings.data_dir, asyncio.get_running_loop(), settings.synchronous, max_bytes)
-            store.on_damage = lambda damaged: _give_up(app, _next_start(settings, damaged))
-            store.on_defect = lambda error: _give_up(app, error)
-            stack.push_async_callback(store.close)
-            stack.push_async_callback(_say_ledger, store)
-            app.state.store, app.state.reads = store, Reads()
-            stack.push_async_callback(app.state.reads.close)
+            app.state.store = store = _opened(app, settings, stack)
+            app.state.reads = reads = Reads()
+            stack.push_async_callback(reads.close)
             sessions = Sessions(store, encoder(settings), clock, settings.capture_content)
             await sessions.start()
-            exporter = None
-            if settings.export is not None:
-                http = await stack.enter_async_context(client(settings.export))
-                exporter = Exporter(store, settings.export, http, time.monotonic)
-                sessions.on_made = exporter.wake
-                stack.push_async_callback(_drain, exporter, _background(app, exporter.run()))
+            exporter = await _exporting(app, settings, sessions, stack)
             stack.push_async_callback(sessions.stop)
             stack.push_async_callback(_stop, _background(app, sessions.run()))
             delivered = not settings.export_nothing
@@ -108,21 +98,12 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
             app.front = Front(receiver, origins, clock, EXCEPTIONS)
             stack.push_async_callback(_stop, _background(app, app.state.load.watch()))
             app.router.routes += receiver.routes()
-            links = Links(settings.jaeger_url, settings.langfuse_url)
-            app.router.routes += Watching(
-                sessions, store, app.state.reads, gate, app.state.streams, settings.capture_content
-            ).routes()
+            capture, links = settings.capture_content, Links(settings.jaeger_url, settings.langfuse_url)
+            watching = Watching(sessions, store, reads, gate, app.state.streams, capture)
+            app.router.routes += watching.routes()
             app.router.routes += Logins(viewers, app.state.load, clock).routes()
-            app.router.routes += Viewer(
-                sessions,
-                store,
-                app.state.reads,
-                gate,
-                app.state.load,
-                links,
-                encoder(settings),
-                settings.capture_content,
-            ).routes()
+            viewer = Viewer(sessions, store, reads, gate, app.state.load, links, encoder(settings), capture)
+            app.router.routes += viewer.routes()
             app.router.routes += Metrics(sessions, store, exporter).routes()
             yield
 
@@ -141,6 +122,30 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
     )
     app.state.failed, app.state.load, app.state.streams = False, Load(), Streams()
     return app
+
+
+def _opened(app: Starlette, settings: Settings, stack: contextlib.AsyncExitStack) -> Store:
+    """The store, which says what it holds and closes when all else has ended."""
+    max_bytes = settings.max_store_mib * 2**20
+    store = Store(settings.data_dir, asyncio.get_running_loop(), settings.synchronous, max_bytes)
+    store.on_damage = lambda damaged: _give_up(app, _next_start(settings, damaged))
+    store.on_defect = lambda error: _give_up(app, error)
+    stack.push_async_callback(store.close)
+    stack.push_async_callback(_say_ledger, store)
+    return store
+
+
+async def _exporting(
+    app: Starlette, settings: Settings, sessions: Sessions, stack: contextlib.AsyncExitStack
+) -> Exporter | None:
+    """What sends spans on, where they are to go anywhere."""
+    if settings.export is None:
+        return None
+    http = await stack.enter_async_context(client(settings.export))
+    exporter = Exporter(app.state.store, settings.export, http, time.monotonic)
+    sessions.on_made = exporter.wake
+    stack.push_async_callback(_drain, exporter, _background(app, exporter.run()))
+    return exporter
 
 
 async def _ok(request: Request) -> Response:
