@@ -177,6 +177,8 @@ def _used_up(request: Request, error: Exception) -> Response:
 
 
 def _cannot_map(request: Request, error: Exception) -> Response:
+    if error.__cause__ is not None:
+        log.error("%s", error, exc_info=error.__cause__)
     return rejection(request, Rejected(500, str(error)))
 
 

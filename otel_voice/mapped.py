@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 from otel_voice import events as e
 from otel_voice import spans
@@ -13,6 +15,9 @@ from otel_voice.summary import Summary
 
 class CannotMap(Exception):
     """A defect of ours; one sentence."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id} cannot be mapped by this version; its events are kept")
 
 
 def replay(session: Session, rows: list[LogRow]) -> None:
@@ -28,7 +33,8 @@ def look(reader: Reader, session_id: str, capture: bool, now: float) -> tuple[li
         return None
     session = _mapped(reader, row, capture, now)
     final = session.take()
-    unfinished, summary = session.so_far()
+    with _mapping(session):
+        unfinished, summary = session.so_far()
     return final + unfinished, summary
 
 
@@ -67,23 +73,37 @@ class Growing:
         if not reader.by_number([self.no]):
             return False
         rows, self._last = reader.log_after(self.no, head, self._last)
-        replay(self._session, rows)
-        self._session.advance(now)
+        _tell(self._session, rows, now)
         made = self._session.take()
         self.spans = made[max(0, self._seen - self.count) :]
         self.count += len(made)
-        self.unfinished, self.summary = self._session.so_far()
+        with _mapping(self._session):
+            self.unfinished, self.summary = self._session.so_far()
         return True
 
 
 def _mapped(reader: Reader, row: SessionRow, capture: bool, now: float) -> Session:
     session = _session_of(row, capture)
-    replay(session, reader.log(row.no))
-    session.advance(now)
+    _tell(session, reader.log(row.no), now)
     return session
+
+
+def _tell(session: Session, rows: list[LogRow], now: float) -> None:
+    with _mapping(session):
+        replay(session, rows)
+        session.advance(now)
+
+
+@contextlib.contextmanager
+def _mapping(session: Session) -> Iterator[None]:
+    """Whatever the defect is that shows here: it is this session's alone."""
+    try:
+        yield
+    except Exception as error:
+        raise CannotMap(session.id) from error
 
 
 def _session_of(row: SessionRow, capture: bool) -> Session:
     if row.status == "broken":
-        raise CannotMap(f"session {row.id} cannot be mapped by this version; its events are kept")
+        raise CannotMap(row.id)
     return Session(row.id, capture)

@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from otel_voice.changes import Changes
 from otel_voice.edge import Gate, Rejected, canonical, headers_of
-from otel_voice.mapped import Growing
+from otel_voice.mapped import CannotMap, Growing
 from otel_voice.reads import Reads, encoded
 from otel_voice.sessions import Sessions
 from otel_voice.store import Store, Unavailable
@@ -174,7 +174,7 @@ class Watching:
                         # A viewer may have logged out, or his cookie be over.
                         ask_again()
                         message = await anext(messages, None)
-                    except (Unavailable, Rejected):
+                    except (Unavailable, Rejected, CannotMap):
                         return  # a browser comes back, and is told
                     if message is None:
                         return

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import httpx
 import pytest
 from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, Route, expect
 
+from otel_voice.store import FILE
 from tests.browsing import final_spans, log_out, until
 from tests.real import Receiver
 
@@ -476,6 +479,22 @@ def test_a_transcript_full_of_markup_is_text(page: Page) -> None:
 def test_a_session_that_nobody_knows_is_told(url: str, look: Callable[..., Page]) -> None:
     page = look(f"{url}/sessions/{uuid.uuid4()}", wait="#notice p")
     expect(page.locator("#notice")).to_contain_text("There is no session")
+
+
+def test_a_call_that_cannot_be_mapped_says_so_and_gives_its_events(
+    receiver: Callable[..., Receiver], look: Callable[..., Page]
+) -> None:
+    first = receiver()
+    session_id = told(first.url, [{"type": "mark", "name": "here", "ts": 0}])
+    first.stop()
+    with closing(sqlite3.connect(first.data_dir / FILE)) as db, db:
+        # An event that only a later version knows.
+        db.execute("UPDATE log SET body = CAST(replace(CAST(body AS TEXT), '\"mark\"', '\"wish\"') AS BLOB)")
+    page = look(f"{receiver().url}/sessions/{session_id}", wait="#notice p")
+    expect(page.locator("#notice")).to_contain_text("cannot be mapped by this version; its events are kept.")
+    expect(page.locator("#notice")).not_to_contain_text("Trying again")
+    expect(page.locator("#download-events")).to_have_attribute("href", f"/v1/sessions/{session_id}/events")
+    expect(page.locator("#download-otlp")).to_be_hidden()
 
 
 def test_a_viewer_with_a_token_asks_for_it(receiver: Callable[..., Receiver], look: Callable[..., Page]) -> None:

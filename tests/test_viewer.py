@@ -294,7 +294,11 @@ async def test_a_call_that_cannot_be_mapped_is_listed_with_what_is_known_of_it(t
         db.execute("UPDATE log SET body = CAST(replace(CAST(body AS TEXT), 'turn_complete', 'wish') AS BLOB)")
         if not was_told:
             db.execute("UPDATE sessions SET summary = x'7b7d', status = 'broken', due = 0")
+    sentence = f"session {SESSION} cannot be mapped by this version; its events are kept"
     async with running(tmp_path) as app:
+        for path in ("", "/spans", "/otlp", "/stream"):
+            answer = await app.client.get(f"/v1/sessions/{SESSION}{path}")
+            assert (answer.status_code, answer.json()) == (500, {"error": sentence})
         app.clock.now += 60
         await until(lambda: app.rows("SELECT 1 FROM calls WHERE status = 'broken'"))
         for query in ("", "?status=broken"):
@@ -304,7 +308,6 @@ async def test_a_call_that_cannot_be_mapped_is_listed_with_what_is_known_of_it(t
             assert [listed[name] for name in known] == ["broken", SESSION, "concierge", "ada", START_MS]
             assert listed["turn_count"] == int(was_told)
         answer = await app.client.get(f"/v1/sessions/{SESSION}/spans")
-        sentence = f"session {SESSION} cannot be mapped by this version; its events are kept"
         assert (answer.status_code, answer.json()) == (500, {"error": sentence})
         assert "wish" in (await app.client.get(f"/v1/sessions/{SESSION}/events")).text
 

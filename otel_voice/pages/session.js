@@ -115,6 +115,7 @@ async function fetched() {
 
 async function load(id) {
   const path = pathOf(id);
+  part("title").textContent = id;
   try {
     show(await look(id));
   } catch (error) {
