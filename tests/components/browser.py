@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +90,8 @@ PACKAGES = Part(
 )
 
 
-def main(arguments: list[str]) -> int:
-    for part in (CHROMIUM, PACKAGES):
+def get(parts: Sequence[Part], arguments: list[str]) -> int:
+    for part in parts:
         if not part.find() and not part.install():
             print(part.how_to_get)
             if "--if-possible" not in arguments:
@@ -102,4 +102,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(get([CHROMIUM, PACKAGES], sys.argv[1:]))
