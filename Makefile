@@ -41,7 +41,7 @@ env: ## .env with fresh secrets for docker-compose.yml
 test: .venv/.tested ## all tests, with the real collector and Jaeger, Chromium and npm packages where they can be had
 	$(BIN)/python -m tests.components.build --if-possible
 	$(BIN)/python -m tests.components.browser --if-possible
-	$(BIN)/python -m tests.components.proxies --if-possible
+	$(BIN)/python -m tests.components.programs --if-possible
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: .venv/.tested ## ruff and mypy
@@ -83,7 +83,7 @@ fuzz: .venv/.installed ## a million inputs at the decoder; writes benchmarks/fuz
 components: .venv/.python ## what the tests need: collector, Jaeger and Compose built once, Chromium and npm packages installed
 	$(BIN)/python -m tests.components.build
 	$(BIN)/python -m tests.components.browser
-	$(BIN)/python -m tests.components.proxies
+	$(BIN)/python -m tests.components.programs
 
 # The compiler lives in a throwaway venv: it is no dependency of ours.
 lock: ## requirements.lock and requirements-dev.lock anew from pyproject.toml

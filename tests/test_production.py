@@ -24,8 +24,7 @@ from otel_voice.recording import Recording
 from otel_voice.replay import replay
 from otel_voice.store import Reader
 from tests.browsing import final_spans
-from tests.components.browser import Part
-from tests.components.proxies import CADDY, NGINX
+from tests.components.programs import CADDY, NGINX, SQLITE
 from tests.conftest import binary_of
 from tests.documents import ROOT, snippet
 from tests.real import LangfuseServer, Program, Receiver, Reply, free_port, wait_for
@@ -50,16 +49,12 @@ ORIGIN = "https://app.example.com"
 SECRETS = {"OTEL_VOICE_API_KEY": API_KEY, "OTEL_VOICE_VIEWER_TOKEN": VIEWER_TOKEN, "OTEL_VOICE_ALLOWED_ORIGINS": ORIGIN}
 
 
-def tool(name: str, package: str) -> Path:
-    found = shutil.which(name)
-    return binary_of(Part(name, lambda: (found and Path(found)) or None, lambda: False, f"no {name} here: {package}"))
-
-
 # The service
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    verify = tool("systemd-analyze", "it comes with systemd")
+    if not (verify := shutil.which("systemd-analyze")):
+        pytest.skip("no systemd-analyze here: it comes with systemd")
     (tmp_path / "run").write_text("#!/bin/sh\n")
     (tmp_path / "run").chmod(0o755)
     unit = tmp_path / "otel-voice.service"
@@ -94,8 +89,7 @@ class Proxy:
         self.cert, self.key = folder / "cert.pem", folder / "key.pem"
         make = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={NAME} -addext subjectAltName=DNS:{NAME}"
         files = ["-keyout", str(self.key), "-out", str(self.cert)]
-        openssl = str(tool("openssl", "it makes certificates"))
-        subprocess.run([openssl, *make.split(), *files], capture_output=True, check=True)
+        subprocess.run(["openssl", *make.split(), *files], capture_output=True, check=True)
         trust = ssl.create_default_context(cafile=str(self.cert))
         # By its name, at its address; each from an address of this machine's.
         self.client = partial(httpx.Client, base_url=f"https://127.0.0.1:{self.port}", headers={"host": self.host})
@@ -280,7 +274,7 @@ def seqs(url: str, session_id: str) -> set[int]:
 def test_a_backup_that_is_taken_under_load_is_a_receiver_that_goes_on_without_loss_or_doubles(
     receiver: Callable[..., Receiver], tmp_path: Path, keep: Keep, langfuse_server: LangfuseServer
 ) -> None:
-    tool("sqlite3", "install the package `sqlite3`")
+    sqlite3_shell = binary_of(SQLITE)
     langfuse_server.standing = Reply(200)
     first = receiver(**langfuse_server.env)
     load = Load(first.url)
@@ -288,6 +282,7 @@ def test_a_backup_that_is_taken_under_load_is_a_receiver_that_goes_on_without_lo
     wait_for(lambda: len(load.taken) > 200, 30, "some load")
     before = len(load.taken)
     shell = Shell(tmp_path, first.data_dir)
+    shell.link("sqlite3", sqlite3_shell)
     shell.run(BACKUP, cwd=tmp_path)
     wait_for(lambda: len(load.taken) > before + 100, 30, "more of it")
     load.over.set()

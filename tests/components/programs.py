@@ -1,7 +1,7 @@
-"""Fetches the reverse proxies that docs/production.md puts before a receiver.
+"""Fetches the programs that docs/production.md puts beside a receiver: the reverse proxies, and SQLite's shell.
 
 They are the distribution's packages, unpacked into the cache folder and not installed: no service starts.
-`python -m tests.components.proxies` prints where they are. With --if-possible a machine that cannot have them is no
+`python -m tests.components.programs` prints where they are. With --if-possible a machine that cannot have them is no
 error.
 """
 
@@ -20,11 +20,11 @@ from tests.components.build import cache_folder
 
 
 def folder(name: str) -> Path:
-    return cache_folder().parent / "proxies" / name
+    return cache_folder().parent / "programs" / name
 
 
 def find(name: str, variable: str) -> Path | None:
-    """What the environment names, else what is on PATH (or where servers lie), else what was unpacked."""
+    """What the environment names, else what is on PATH, or where servers lie, else what was unpacked."""
     if named := os.environ.get(variable):
         return Path(named)
     on_path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -59,7 +59,8 @@ def _part(name: str, variable: str) -> Part:
 
 NGINX = _part("nginx", "OTEL_VOICE_TEST_NGINX")
 CADDY = _part("caddy", "OTEL_VOICE_TEST_CADDY")
+SQLITE = _part("sqlite3", "OTEL_VOICE_TEST_SQLITE")
 
 
 if __name__ == "__main__":
-    sys.exit(get([NGINX, CADDY], sys.argv[1:]))
+    sys.exit(get([NGINX, CADDY, SQLITE], sys.argv[1:]))
