@@ -16,12 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from tests import test_production, test_snippets_browser
 from tests.components.build import COLLECTOR
 from tests.conftest import binary_of
 from tests.documents import ROOT, RUNNABLE, snippet, snippets, taken
-from tests.real import Jaeger, LangfuseServer, Program, Receiver, Reply, free_port, wait_for
+from tests.real import Collector, Jaeger, LangfuseServer, Program, Receiver, Reply, free_port, wait_for
 from tests.shell import Shell
 
 INSTALLED = ROOT / ".venv" / "bin" / "otel-voice"
@@ -244,6 +246,24 @@ def test_through_the_collector_a_call_comes_to_both_and_can_be_sent_again(
     wait_for(lambda: "sent 2 spans of 1 session" in shell.run(RESEND), 30, "a resend of what is final")
     wait_for(lambda: len(langfuse_server.spans) > 2, 30, "the spans once more")
     assert len({span.span_id for span in langfuse_server.spans}) == 2
+
+
+def test_a_collector_that_drops_a_batch_says_so_as_the_pages_tell(
+    collector: Callable[..., Collector], langfuse_server: LangfuseServer
+) -> None:
+    langfuse_server.standing = Reply(500)
+    metrics, only = str(free_port()), "[otlp_http/langfuse]"
+    env = {"OTEL_VOICE_COLLECTOR_EXPORTERS": only, "OTEL_VOICE_COLLECTOR_METRICS_PORT": metrics, **langfuse_server.env}
+    started = collector(**env)
+    spans = ResourceSpans(scope_spans=[ScopeSpans(spans=[Span(name="a")])])
+    request = ExportTraceServiceRequest(resource_spans=[spans])
+    headers = {"content-type": "application/x-protobuf"}
+    httpx.post(f"{started.otlp_http_endpoint}/v1/traces", content=request.SerializeToString(), headers=headers)
+    text = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    (said,) = set(re.findall(r"`(Exporting failed[^`]+)`", text))
+    wait_for(lambda: said in started.log(), 20, "the collector's complaint", started.log)
+    told = httpx.get(f"http://127.0.0.1:{metrics}/metrics").text
+    assert {each for each in re.findall(r"otelcol_[a-z_]+[a-z]", text) if f"\n{each}{{" not in told} == set()
 
 
 # What is stored
