@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 
 from tests.components.browser import Part, get
-from tests.components.build import cache_folder
 
 
 def folder(name: str) -> Path:
-    return cache_folder().parent / "programs" / name
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "otel-voice" / "programs" / name
 
 
 def find(name: str, variable: str) -> Path | None:
