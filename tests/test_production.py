@@ -331,7 +331,7 @@ def test_an_older_version_leaves_a_newer_store_alone(receiver: Callable[..., Rec
     shell = Shell(tmp_path, running.data_dir)
     shell.env["OTEL_VOICE_PORT"] = str(free_port())
     said = shell.run("otel-voice serve 2>&1", code=1)
-    assert "was written by another version of otel-voice" in said
+    assert "version of otel-voice (schema 99, this one " in said
     assert file.read_bytes() == before
 
 
