@@ -69,6 +69,11 @@ def test_every_address_is_well_formed(page: Path) -> None:
             assert " " not in link, link
 
 
+def test_the_readme_takes_three_minutes_beside_its_code_and_tables() -> None:
+    text = re.sub(r"^```.*?^```$|^\|.*?$|^!.*?$", "", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    assert len(text.split()) <= 750
+
+
 def test_the_readme_leads_to_every_page() -> None:
     assert {f"docs/{page.name}" for page in DOCS.glob("*.md")} <= set(links(ROOT / "README.md"))
 
@@ -166,6 +171,18 @@ def test_every_message_is_one_that_is_said() -> None:
             said = said.partition(":")[0]
         if "violates" not in said:
             assert said in messages(), said
+
+
+def test_doctor_says_what_the_pages_show() -> None:
+    """But for what stands between its words: addresses, numbers, what others said."""
+    shown = [line for each in snippets() for line in each.text.splitlines() if re.match(r"(ok|look|mend) ", line)]
+    assert len(shown) > 10
+    for line in shown:
+        name, text = re.split(r"  +", line, maxsplit=2)[1:]
+        assert f'"{name}"' in messages(), line
+        for words in re.split(r"\(.*?\)|\S*[\d/]\S*|Jaeger,|Langfuse,|voice$", text):
+            if len(words.split()) > 2:
+                assert words.strip(" ;:,") in messages(), words
 
 
 def test_every_end_reason_is_one_that_somebody_gives_and_has_words_on_the_page() -> None:

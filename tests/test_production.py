@@ -218,6 +218,13 @@ def test_the_proxy_lets_through_what_the_receiver_takes_and_hides_the_metrics(pr
     assert (refused.status_code, refused.json()) == (413, {"error": "body: at most 1048576 bytes"})
 
 
+def test_only_the_proxies_that_are_named_are_believed(receiver: Callable[..., Receiver]) -> None:
+    running = receiver(**SECRETS, FORWARDED_ALLOW_IPS="10.0.0.5,10.0.1.0/24")
+    headers = {"authorization": f"Bearer {API_KEY}", "x-forwarded-proto": "https"}
+    made = httpx.post(f"{running.url}/v1/sessions", headers=headers, json={}).json()
+    assert made["events_url"].startswith("http://")
+
+
 def test_without_a_key_a_receiver_behind_a_proxy_answers_nobody(receiver: Callable[..., Receiver]) -> None:
     answer = httpx.get(f"{receiver().url}/v1/sessions", headers={"host": NAME})
     assert (answer.status_code, "loopback names only" in answer.text) == (403, True)
