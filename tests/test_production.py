@@ -225,6 +225,12 @@ def test_only_the_proxies_that_are_named_are_believed(receiver: Callable[..., Re
     assert made["events_url"].startswith("http://")
 
 
+def test_a_backend_that_asks_by_an_inner_address_says_the_public_one(receiver: Callable[..., Receiver]) -> None:
+    headers = {"authorization": f"Bearer {API_KEY}", "host": NAME, "x-forwarded-proto": "https"}
+    made = httpx.post(f"{receiver(**SECRETS).url}/v1/sessions", headers=headers, json={}).json()
+    assert made["events_url"].startswith(f"https://{NAME}/v1/sessions/")
+
+
 def test_without_a_key_a_receiver_behind_a_proxy_answers_nobody(receiver: Callable[..., Receiver]) -> None:
     answer = httpx.get(f"{receiver().url}/v1/sessions", headers={"host": NAME})
     assert (answer.status_code, "loopback names only" in answer.text) == (403, True)

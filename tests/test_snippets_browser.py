@@ -22,11 +22,11 @@ CLIENT = snippet("otel_voice/browser/README.md", "import { VoiceTrace }")
 CLIENT_CHANNEL = snippet("otel_voice/browser/README.md", "const channel")
 GEMINI = snippet("docs/gemini-live.md", "import { GoogleGenAI")
 GEMINI_SOUND = snippet("docs/gemini-live.md", "trace.audioOutput")
-GEMINI_TOOL = snippet("docs/gemini-live.md", "const answer = await trace.fetch")
+GEMINI_TOOL = snippet("docs/gemini-live.md", "// call is one")
 GEMINI_END = snippet("docs/gemini-live.md", "trace.end")
 OPENAI = snippet("docs/openai-realtime.md", "import { VoiceTrace }")
 OPENAI_WORDS = snippet("docs/openai-realtime.md", "channel.onopen")
-OPENAI_TOOL = snippet("docs/openai-realtime.md", "const found")
+OPENAI_TOOL = snippet("docs/openai-realtime.md", "// call is a message")
 OPENAI_END = snippet("docs/openai-realtime.md", "trace.end")
 
 # What a page has beside our lines.
