@@ -16,12 +16,12 @@ from msgspec import Meta, Raw, Struct
 
 from otel_voice import bodies, otlp
 from otel_voice import events as e
+from otel_voice.fields import LastSeq, Name, Seq, SourceName
 from otel_voice.reads import encoded
 from otel_voice.spans import Span
 from otel_voice.store import LogRow
 
 At = Annotated[float, Meta(ge=0, le=10**13)]
-SourceName = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class Created(Struct, tag="session_created", tag_field="type", omit_defaults=True):
@@ -33,15 +33,15 @@ class Created(Struct, tag="session_created", tag_field="type", omit_defaults=Tru
 class Ended(Struct, tag="session_ended", tag_field="type", omit_defaults=True):
     ts: At
     at: At
-    reason: e.Name
-    last_seq: e.LastSeq | None = None
+    reason: Name
+    last_seq: LastSeq | None = None
     source: SourceName | None = None
 
 
 class Refused(Struct, tag="events_refused", tag_field="type", omit_defaults=True):
     ts: At
     at: At
-    seqs: list[e.Seq]
+    seqs: list[Seq]
     source: SourceName | None = None
 
 

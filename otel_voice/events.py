@@ -11,90 +11,78 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct
 
+from otel_voice import fields as f
 from otel_voice.bodies import Refused, TooDeep, TooMany, cut_deep, decode, sentence
 
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
-Text = Annotated[str, Meta(max_length=262_144)]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-Seq = Annotated[int, Meta(ge=0, le=2**53)]
 # Any real call is younger than this; a clock that says otherwise is unset.
 EARLIEST_MS = 946_684_800_000  # 2000-01-01
 LATEST_MS = 4_102_444_800_000  # 2100-01-01
 MAX_EVENTS = 1_000
 # What anybody may have decoded, token or none: a millisecond's work.
 PLAIN_BYTES = 2**16
-# A sender's clock may be wrong by decades and say so: only its corrected times are held to the calendar.
-Millis = Annotated[float, Meta(ge=0, le=10**13)]
-Duration = Annotated[float, Meta(ge=0, le=86_400_000)]
-
-# OpenTelemetry's own limit on a span's attributes; the lengths keep a span well under what a gRPC receiver takes.
-Attributes = Annotated[
-    dict[Name, Annotated[str, Meta(max_length=4_096)] | bool | int | float | None], Meta(max_length=128)
-]
-
-# What these begin with is written by the mapping or read by a backend.
-RESERVED = ("langfuse.", "gen_ai.", "voice.", "session.", "user.", "otel.")
 
 Role = Literal["user", "agent", "assistant"]
 EndReason = Literal["completed", "interrupted", "session_closed"]
 InterruptionSource = Literal["user_speech", "tool_response", "programmatic"]
 
 
-# No call has more events: a claim of more would only make up losses.
-LastSeq = Annotated[int, Meta(ge=0, le=10**7)]
-
-
 class Usage(Struct, omit_defaults=True):
     """Tokens of one model response. The modality counts are contained in the totals; None is "not said"."""
 
-    input_tokens: Count | None = None
-    output_tokens: Count | None = None
-    input_text_tokens: Count | None = None
-    input_audio_tokens: Count | None = None
-    input_image_tokens: Count | None = None
-    output_text_tokens: Count | None = None
-    output_audio_tokens: Count | None = None
-    cached_tokens: Count | None = None
-    cached_text_tokens: Count | None = None
-    cached_audio_tokens: Count | None = None
-    reasoning_tokens: Count | None = None
+    input_tokens: f.Count | None = None
+    output_tokens: f.Count | None = None
+    input_text_tokens: f.Count | None = None
+    input_audio_tokens: f.Count | None = None
+    input_image_tokens: f.Count | None = None
+    output_text_tokens: f.Count | None = None
+    output_audio_tokens: f.Count | None = None
+    cached_tokens: f.Count | None = None
+    cached_text_tokens: f.Count | None = None
+    cached_audio_tokens: f.Count | None = None
+    reasoning_tokens: f.Count | None = None
 
 
 class Event(Struct, kw_only=True, omit_defaults=True, tag_field="type"):
-    seq: Seq | None = None
-    ts: Millis | None = None
+    seq: f.Seq | None = None
+    ts: f.Millis | None = None
 
 
 class TurnStart(Event, tag="turn_start"):
-    turn_id: Name
+    """A turn begins: the user says something, and the agent is to answer."""
+
+    turn_id: f.TurnId
 
 
 class TurnComplete(Event, tag="turn_complete"):
-    turn_id: Name
-    user_text: Text | None = None
-    agent_text: Text | None = None
+    """A turn is over. By itself it is enough for a whole turn; what is not said is told from the other events."""
+
+    turn_id: f.TurnId
+    user_text: f.Text | None = None
+    agent_text: f.Text | None = None
     usage: Usage | None = None
-    model: Name | None = None
+    model: f.Model | None = None
     end_reason: EndReason | None = None
 
 
 class ToolCall(Event, tag="tool_call"):
-    call_id: Name
-    name: Name
+    """The model calls a tool. `arguments` are any JSON; parallel and late calls stay apart by `call_id`."""
+
+    call_id: f.CallId
+    name: f.Name
     arguments: Any = None
-    turn_id: Name | None = None
-    response_id: Name | None = None
+    turn_id: f.TurnId | None = None
+    response_id: f.ResponseId | None = None
 
 
 class ToolResult(Event, tag="tool_result"):
     """A result, an error or a cancellation; with none of them, the tool answered nothing."""
 
-    call_id: Name
+    call_id: f.CallId
     result: Any = UNSET
     error: Any = UNSET
     cancelled: bool = False
-    name: Name | None = None
-    turn_id: Name | None = None
+    name: f.Name | None = None
+    turn_id: f.TurnId | None = None
 
     def __post_init__(self) -> None:
         if self.error is None:
@@ -102,6 +90,8 @@ class ToolResult(Event, tag="tool_result"):
 
 
 class ProviderMessage(Event, tag="provider_message"):
+    """A message of the provider's own protocol, as it was. Of it is kept what a list of keys names, and no audio."""
+
     provider: Literal["gemini-live", "openai-realtime"]
     dir: Literal["sent", "received"]
     message: dict[str, Any]
@@ -114,82 +104,102 @@ class Transcript(Event, tag="transcript"):
     """
 
     role: Role
-    text: Text
+    text: f.Text
     final: bool = False
     typed: bool = False
-    item_id: Name | None = None
-    turn_id: Name | None = None
-    response_id: Name | None = None
+    item_id: f.ItemId | None = None
+    turn_id: f.TurnId | None = None
+    response_id: f.ResponseId | None = None
 
 
 class Bound(Event):
     """When somebody was audible. Only measured bounds: `measured_by` says how."""
 
-    measured_by: Name | None = None
-    turn_id: Name | None = None
+    measured_by: f.MeasuredBy | None = None
+    turn_id: f.TurnId | None = None
 
 
 class UserSpeechStart(Bound, tag="user_speech_start"):
-    item_id: Name | None = None
+    """The user began to be audible."""
+
+    item_id: f.ItemId | None = None
 
 
 class UserSpeechEnd(Bound, tag="user_speech_end"):
-    item_id: Name | None = None
+    """The user was audible until here."""
+
+    item_id: f.ItemId | None = None
 
 
 class AgentSpeechStart(Bound, tag="agent_speech_start"):
-    response_id: Name | None = None
+    """The agent began to be audible."""
+
+    response_id: f.ResponseId | None = None
 
 
 class AgentSpeechEnd(Bound, tag="agent_speech_end"):
-    response_id: Name | None = None
-    heard_ms: Duration | None = None
+    """The agent was audible until here."""
+
+    response_id: f.ResponseId | None = None
+    heard_ms: f.HeardMs | None = None
 
 
 class ResponseStart(Event, tag="response_start"):
-    response_id: Name | None = None
-    model: Name | None = None
-    turn_id: Name | None = None
+    """The model begins a response."""
+
+    response_id: f.ResponseId | None = None
+    model: f.Model | None = None
+    turn_id: f.TurnId | None = None
 
 
 class ResponseEnd(Event, tag="response_end"):
-    response_id: Name | None = None
-    model: Name | None = None
-    finish_reason: Name | None = None
+    """The response is over; `finish_reason` as the provider says it. With `error` it failed."""
+
+    response_id: f.ResponseId | None = None
+    model: f.Model | None = None
+    finish_reason: f.Name | None = None
     usage: Usage | None = None
-    error: Text | None = None
-    error_type: Name | None = None
-    turn_id: Name | None = None
+    error: f.Text | None = None
+    error_type: f.Name | None = None
+    turn_id: f.TurnId | None = None
 
 
 class Interrupted(Event, tag="interrupted"):
+    """The user (or a tool, or the app) cut the agent short."""
+
     source: InterruptionSource = "user_speech"
-    heard_ms: Duration | None = None
-    turn_id: Name | None = None
-    response_id: Name | None = None
+    heard_ms: f.HeardMs | None = None
+    turn_id: f.TurnId | None = None
+    response_id: f.ResponseId | None = None
 
 
 class Error(Event, tag="error"):
-    message: Text
-    code: Name | None = None
-    turn_id: Name | None = None
+    """Something failed."""
+
+    message: f.Text
+    code: f.Name | None = None
+    turn_id: f.TurnId | None = None
 
 
 class Mark(Event, tag="mark"):
-    name: Name
-    attributes: Attributes = {}
-    turn_id: Name | None = None
+    """Anything that the app wants on the timeline."""
+
+    name: f.Name
+    attributes: f.Attributes = {}
+    turn_id: f.TurnId | None = None
 
 
 class SessionStart(Event, tag="session_start"):
     """A page begins: which session its tab had before and did not end, as at a reload."""
 
-    previous_session_id: Annotated[str, Meta(max_length=128)] | None = None
+    previous_session_id: f.PreviousSession | None = None
 
 
 class SessionEnd(Event, tag="session_end"):
-    reason: Name = "user_hangup"
-    last_seq: LastSeq | None = None
+    """The session is over. `last_seq` is the number of the source's last event, by which a lost tail is seen."""
+
+    reason: f.Name = "user_hangup"
+    last_seq: f.LastSeq | None = None
 
 
 WireEvent = (
@@ -263,36 +273,35 @@ class Envelope(Struct):
     """A batch as it arrives: the token can be checked before any event is looked at."""
 
     events: list[Raw]
-    source: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
-    token: Annotated[str, Meta(max_length=4096)] | None = None
-    sent_at: Millis | None = None
+    source: f.SourceName | None = None
+    token: f.TokenText | None = None
+    sent_at: f.Millis | None = None
     clock: Clock | None = None
-
-
-_TRACEPARENT = r"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z"
 
 
 class NewSession(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """What the app's backend says of a session when it makes it; a misspelt field would be missed on every span."""
 
-    session_id: str | None = None
-    previous_session_id: Annotated[str, Meta(max_length=128)] | None = None
-    user_id: Annotated[str, Meta(max_length=200)] | None = None
-    agent_name: Name | None = None
-    provider: Name | None = None
-    model: Name | None = None
-    tags: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=50)] | None = None
-    metadata: Attributes | None = None
-    environment: Annotated[str, Meta(pattern=r"^(?!langfuse)[a-z0-9_-]{1,40}\Z")] | None = None
-    idle_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] | None = None
-    traceparent: Annotated[str, Meta(pattern=_TRACEPARENT)] | None = None
+    session_id: f.SessionId | None = None
+    previous_session_id: f.PreviousSession | None = None
+    user_id: f.UserId | None = None
+    agent_name: f.AgentName | None = None
+    provider: f.ProviderName | None = None
+    model: f.Model | None = None
+    tags: Annotated[list[f.Tag], Meta(max_length=50)] | None = None
+    metadata: f.Attributes | None = None
+    environment: f.Environment | None = None
+    idle_timeout_s: f.IdleTimeout | None = None
+    traceparent: f.Traceparent | None = None
 
 
 class EndRequest(Struct):
-    reason: Name = "user_hangup"
-    last_seq: LastSeq | None = None
-    source: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
-    token: Annotated[str, Meta(max_length=4096)] | None = None
+    """Why it is over, and (where events had numbers) the number of the last one of the `source`."""
+
+    reason: f.Name = "user_hangup"
+    last_seq: f.LastSeq | None = None
+    source: f.SourceName | None = None
+    token: f.TokenText | None = None
 
 
 # The log: what was accepted, as it was accepted. Each record is a row of the store.
@@ -325,7 +334,7 @@ Record = Created | Accepted | Ended
 
 
 class _Numbered(Struct):
-    seq: Seq | None = None
+    seq: f.Seq | None = None
 
 
 _envelope: msgspec.json.Decoder[Envelope] = msgspec.json.Decoder(Envelope)
@@ -361,8 +370,8 @@ def decode_envelope(body: bytes) -> Envelope:
 def check_names(attributes: Mapping[str, object], field: str) -> None:
     """Raises Refused for a reserved name. The log may hold one from before they were refused."""
     for name in attributes:
-        if name.startswith(RESERVED):
-            raise Refused(f"{field}: the name {name!r} is reserved, as all that begin with {', '.join(RESERVED)}")
+        if name.startswith(f.RESERVED):
+            raise Refused(f"{field}: the name {name!r} is reserved, as all that begin with {', '.join(f.RESERVED)}")
 
 
 def decode_event(raw: Raw | bytes) -> WireEvent:
