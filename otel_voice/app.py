@@ -15,18 +15,19 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_voice import __version__
 from otel_voice.content import content
-from otel_voice.edge import JSON, Gate, Load, Rejected, rejection
+from otel_voice.edge import JSON, Gate, Load, Refusal, Rejected, rejection
 from otel_voice.exporter import Exporter, client
 from otel_voice.front import Front, Table, session_in
 from otel_voice.links import Links
 from otel_voice.logins import Logins
 from otel_voice.mapped import CannotMap
 from otel_voice.metrics import Metrics
+from otel_voice.openapi import OpenAPI
 from otel_voice.origins import HostCheck, Origins
 from otel_voice.otlp import Encoder
 from otel_voice.reads import Reads
@@ -115,6 +116,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
             Route("/readyz", _ready),
             *ClientFiles().routes(),
             *PageFiles().routes(),
+            *OpenAPI().routes(),
         ],
         lifespan=lifespan,
         middleware=[origins.middleware()],
@@ -149,10 +151,12 @@ async def _exporting(
 
 
 async def _ok(request: Request) -> Response:
+    """The process answers."""
     return PlainTextResponse("ok\n")
 
 
 async def _ready(request: Request) -> Response:
+    """It takes work; or why it does not, in the answer's text."""
     load: Load = request.app.state.load
     why = request.app.state.store.refuses or ("there is too much to do" if load.is_too_much else None)
     return PlainTextResponse("ok\n") if why is None else PlainTextResponse(f"{why}\n", 503)
@@ -184,7 +188,14 @@ def _cannot_map(request: Request, error: Exception) -> Response:
 
 def _http(request: Request, error: Exception) -> Response:
     http = cast("HTTPException", error)
-    return JSON({"error": http.detail.lower()}, http.status_code, dict(http.headers or {}))
+    headers = {"allow": _allowed(request)} if http.status_code == 405 else dict(http.headers or {})
+    return JSON(Refusal(http.detail.lower()), http.status_code, headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of this path: each route knows only its own."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
 EXCEPTIONS: Table = {

@@ -187,7 +187,7 @@ def tree(spans: list[Span], of: Summary, links: Links, capture: bool = True) -> 
     console, zone = _console(), _zone()
     console.print(Text(sentence(of)))
     console.print(Text(f"began {_moment(of.started_at, zone)} {zone.tzname(None)}, trace {of.trace_id}"))
-    for name, address in links.to(of.trace_id).items():
+    for name, address in msgspec.structs.asdict(links.to(of.trace_id)).items():
         if address is not None:
             console.print(Text(f"in {name.capitalize()}: {address}"), soft_wrap=True)
     children: dict[str, list[Span]] = {}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 import math
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
+from msgspec import Meta, Struct
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request, cookie_parser
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope
@@ -71,6 +74,14 @@ class Rejected(Exception):
         self.status, self.error, self.retry_after, self.closes = status, error, retry_after, closes
 
 
+class Refusal(Struct):
+    """The body of every answer that is none of 2xx."""
+
+    error: Annotated[
+        str, Meta(description="One sentence; it begins with the field, the header or the part that is wrong.")
+    ]
+
+
 class JSON(Response):
     media_type = "application/json"
 
@@ -85,7 +96,7 @@ def rejection(_: Request, error: Exception) -> Response:
         headers["www-authenticate"] = "Bearer"
     if rejected.closes:
         headers["connection"] = "close"
-    return JSON({"error": rejected.error}, rejected.status, headers)
+    return JSON(Refusal(rejected.error), rejected.status, headers)
 
 
 # How much
@@ -315,6 +326,15 @@ def _inflate(body: bytes, most: int = INFLATED_BYTES) -> bytes:
 
 
 # Who
+
+
+class SessionName(StringConvertor):
+    """What may be a session's id where other routes have names."""
+
+    regex = rf"(?!(?:{'|'.join(map(re.escape, spans.ELSE))})$)[^/]+"
+
+
+register_url_convertor("session", SessionName())
 
 
 def canonical(session_id: str) -> str:

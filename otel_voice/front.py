@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from otel_voice.edge import JSON, SECURITY_HEADERS, Address, Headers, headers_of, time_header
+from otel_voice.edge import JSON, SECURITY_HEADERS, Address, Headers, Refusal, headers_of, time_header
 from otel_voice.origins import Origins
 from otel_voice.receiver import Receiver, answer
 
@@ -60,5 +60,5 @@ class Front:
 
     async def _answer(self, session_id: str, headers: Headers, receive: Receive, client: Address) -> Response | None:
         if error := self._origins.stranger(headers):
-            return JSON({"error": error}, 403)
+            return JSON(Refusal(error), 403)
         return answer(await self._receiver.take(session_id, headers, receive, client))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,7 +22,9 @@ TYPES = (b"application/json",)
 
 
 class Login(Struct):
-    token: str
+    """For whom the pages are."""
+
+    token: Annotated[str, Meta(description="The value of OTEL_VOICE_VIEWER_TOKEN.")]
 
 
 class Logins:
@@ -37,6 +40,9 @@ class Logins:
         ]
 
     async def login(self, request: Request) -> Response:
+        """Gives a viewer's cookie for the viewer token.
+
+        For twelve hours it opens what viewers may read, to pages of this origin alone."""
         headers = headers_of(request.scope)
         _own_pages_only(request)
         self._limits.login(request.scope.get("client"))
@@ -49,6 +55,7 @@ class Logins:
         return _with_cookie(request, self._viewers.mint(self._clock() + COOKIE_S), COOKIE_S)
 
     async def logout(self, request: Request) -> Response:
+        """Takes the viewer's cookie away."""
         _own_pages_only(request)
         if self._viewers is not None and (said := cookie(headers_of(request.scope))) is not None:
             self._viewers.end(said, self._clock())

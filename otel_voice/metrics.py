@@ -61,5 +61,6 @@ class Metrics(Collector):
         return [Route("/metrics", self.metrics, methods=["GET"])]
 
     async def metrics(self, request: Request) -> Response:
+        """The receiver's own numbers, in Prometheus' text format."""
         text = await asyncio.to_thread(generate_latest, self._registry)
         return Response(text, media_type=CONTENT_TYPE)

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from otel_voice.edge import JSON, SECURITY_HEADERS, TIME_HEADER, Headers, headers_of, time_header
+from otel_voice.edge import JSON, SECURITY_HEADERS, TIME_HEADER, Headers, Refusal, headers_of, time_header
 from otel_voice.settings import LOOPBACK, Settings
 
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
@@ -106,7 +106,7 @@ class HostCheck:
             await send(message)
 
         if error := self._origins.stranger(headers_of(scope)):
-            await JSON({"error": error}, 403)(scope, receive, timed)
+            await JSON(Refusal(error), 403)(scope, receive, timed)
             return
         await self.app(scope, receive, timed)
 

@@ -56,11 +56,15 @@ class Made(Struct):
 
 
 class RejectedEvent(Struct):
+    """Which event of the batch, from 0, and what is wrong with it."""
+
     index: int
     error: str
 
 
 class Verdict(Struct):
+    """How many events are committed, and which are not."""
+
     accepted: int
     rejected: list[RejectedEvent]
 
@@ -88,10 +92,14 @@ class Receiver:
             # `front` takes it first, unless this application is mounted in another.
             Route("/v1/sessions/{id}/events", self.events, methods=["POST"]),
             Route("/v1/sessions/{id}/end", self.end, methods=["POST"]),
-            Route("/v1/sessions/{id}", self.erase, methods=["DELETE"]),
+            Route("/v1/sessions/{id:session}", self.erase, methods=["DELETE"]),
         ]
 
     async def create(self, request: Request) -> Response:
+        """Makes a session, or a fresh token for one that exists.
+
+        The app's backend asks, beside the provider's own token, and hands the whole answer to its page. What is said
+        first of a session holds. Without a body all is left to the receiver."""
         headers = headers_of(request.scope)
         self._gate.app_only(headers)
         with self._load.request() as hand:
@@ -115,6 +123,12 @@ class Receiver:
         return JSON(made, 201, {"cache-control": "no-store"})
 
     async def events(self, request: Request) -> Response:
+        """Takes a batch of events.
+
+        204: all are committed to the store. 200: some are, and the verdict names the others. 422: none could be taken.
+        With any other answer nothing of it was stored; after 429 and 503 send it again, once Retry-After says. Events
+        that come twice (the same `source` and `seq`) count once. A page sends it as text/plain with the token in the
+        body: that needs no preflight, and a beacon can do it. An empty batch asks only for the receiver's time."""
         scope = request.scope
         verdict = await self.take(request.path_params["id"], headers_of(scope), request.receive, scope.get("client"))
         return answer(verdict) or Response(status_code=204)
@@ -177,6 +191,10 @@ class Receiver:
             raise Rejected(503, f"{why}; send it again", retry_after=2)
 
     async def end(self, request: Request) -> Response:
+        """Ends a session.
+
+        By its page, or by the app. Ending it twice does no harm; its last spans are final some four seconds later. A
+        session ends by itself, too, when nothing comes for long."""
         session_id = canonical(request.path_params["id"])
         headers = headers_of(request.scope)
         if not self._gate.has_key(headers):
@@ -199,6 +217,9 @@ class Receiver:
         return JSON(summary)
 
     async def erase(self, request: Request) -> Response:
+        """Erases a session: log, spans and summary.
+
+        What was sent on is not erased, and a page that still posts makes the session anew."""
         self._gate.app_only(headers_of(request.scope))
         session_id = canonical(request.path_params["id"])
         if not await self._sessions.erase(session_id):

@@ -16,6 +16,8 @@ CLIENT = "CLIENT"
 
 _HEX32 = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Beside /v1/sessions/{id} these are something else: two routes, and what a client takes out of a path.
+ELSE = ("plots", "stream", ".", "..")
 
 
 class Span(Struct):
@@ -47,6 +49,10 @@ def session_id(text: str) -> str:
         return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
     if not _SESSION_ID.fullmatch(text):
         raise ValueError("session_id: must be a UUID or 1 to 128 characters of [A-Za-z0-9._:-]")
+    if text in ELSE:
+        raise ValueError(
+            f"session_id: none of {', '.join(ELSE)} names a session; in an address they are something else"
+        )
     return text
 
 

@@ -41,6 +41,13 @@ class File(Struct, frozen=True):
     etag: str
 
 
+def answer(request: Request, file: File, headers: Mapping[str, str]) -> Response:
+    named = {"etag": file.etag, "cache-control": CACHED, **headers}
+    if _matches(request.headers.get("if-none-match", ""), file.etag):
+        return Response(status_code=304, headers=named)
+    return Response(file.content, headers=named, media_type=file.type)
+
+
 class Folder:
     """A folder's files of these kinds, and of its folder vendor/, by their names; none where there is no folder."""
 
@@ -58,10 +65,7 @@ class Folder:
         file = self[name]
         if file is None:
             raise HTTPException(404)
-        headers = {"etag": file.etag, "cache-control": CACHED, **self._headers}
-        if _matches(request.headers.get("if-none-match", ""), file.etag):
-            return Response(status_code=304, headers=headers)
-        return Response(file.content, headers=headers, media_type=file.type)
+        return answer(request, file, self._headers)
 
 
 class ClientFiles:
@@ -72,6 +76,7 @@ class ClientFiles:
         return [Route("/client/{name}", self.file, methods=["GET"])]
 
     async def file(self, request: Request) -> Response:
+        """A file of the browser client, for pages of any origin."""
         return self._folder.answer(request, request.path_params["name"])
 
 
@@ -85,26 +90,38 @@ class PageFiles:
         return [
             Route("/", self.index, methods=["GET"]),
             Route("/sessions/{id}", self.session, methods=["GET"]),
+            Route("/docs", self.docs, methods=["GET"]),
             Route("/pages/{name}", self.file, methods=["GET"]),
             Route("/pages/vendor/{name}", self.vendored, methods=["GET"]),
         ]
 
     async def index(self, request: Request) -> Response:
+        """The page with the list of sessions; it holds no data."""
         return self._folder.answer(request, "index.html")
 
     async def session(self, request: Request) -> Response:
+        """The page of one session; it holds no data."""
         return self._folder.answer(request, "session.html")
 
+    async def docs(self, request: Request) -> Response:
+        """This reference, as a page."""
+        return self._folder.answer(request, "docs.html")
+
     async def file(self, request: Request) -> Response:
+        """A file of the pages."""
         return self._folder.answer(request, request.path_params["name"])
 
     async def vendored(self, request: Request) -> Response:
+        """A file of a library that the pages use."""
         return self._folder.answer(request, f"vendor/{request.path_params['name']}")
 
 
 def _read(path: Path) -> File:
-    content = path.read_bytes()
-    return File(content, TYPES[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
+    return file_of(path.read_bytes(), TYPES[path.suffix])
+
+
+def file_of(content: bytes, type_: str) -> File:
+    return File(content, type_, f'"{sha256(content).hexdigest()[:32]}"')
 
 
 def _matches(said: str, etag: str) -> bool:

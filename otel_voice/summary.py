@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from copy import copy
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from otel_voice.turns import Tool, Turn
 from otel_voice.usage import counted
@@ -15,7 +15,12 @@ from otel_voice.usage import counted
 Status = Literal["open", "closing", "ended", "broken"]
 
 
+Epoch = Annotated[float, Meta(description="In ms since the epoch, by the receiver's clock.")]
+
+
 class Latency(Struct):
+    """From the end of the user's input to the answer, in ms, over the turns where both were measured."""
+
     p50: float | None = None
     p95: float | None = None
     max: float | None = None
@@ -27,9 +32,9 @@ class Summary(Struct):
     session_id: str
     trace_id: str
     status: Status
-    started_at: float
+    started_at: Epoch
     end_reason: str | None = None
-    ended_at: float | None = None
+    ended_at: Epoch | None = None
     duration_ms: float = 0
     user_id: str | None = None
     agent_name: str | None = None

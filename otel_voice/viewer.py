@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import TypeVar, cast, get_args
+from typing import Annotated, TypeVar, cast, get_args
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -38,6 +38,53 @@ LOG_BYTES = 2**18
 NO_WORDS = "this SQLite was built without FTS5: transcripts were not searched"
 
 
+Note = Annotated[str, Meta(description="What was not done that the filters ask for.")]
+
+
+class SessionList(Struct):
+    """Summaries, the latest made first; `next` is the next page's `before`, null on the last one."""
+
+    sessions: list[Summary]
+    next: str | None
+    note: Note | UnsetType = UNSET
+
+
+class StartBins(Struct, rename={"from_": "from"}):
+    """How many sessions began in each bin; the first bin begins at `from` (ms since the epoch)."""
+
+    from_: float
+    bin_ms: float
+    counts: list[int]
+
+
+class LatencyBins(Struct):
+    """How many sessions have their p50, and their p95, in each bin; the first bin begins at 0."""
+
+    bin_ms: float
+    p50: list[int]
+    p95: list[int]
+
+
+class SessionPlots(Struct):
+    """Figures over the sessions of a filter; `end_reasons` are pairs of reason and number, the most frequent first."""
+
+    count: int
+    over_time: StartBins
+    latency: LatencyBins
+    end_reasons: list[tuple[str, int]]
+    note: Note | UnsetType = UNSET
+
+
+class SessionSpans(Struct):
+    """A session and all its spans so far, those not final yet marked `open`."""
+
+    session_id: str
+    trace_id: str
+    summary: Summary
+    links: BackendLinks
+    spans: list[Span]
+
+
 class Viewer:
     def __init__(
         self,
@@ -57,7 +104,7 @@ class Viewer:
         return [
             Route("/v1/sessions", self.sessions, methods=["GET"]),
             Route("/v1/sessions/plots", self.plots, methods=["GET"]),
-            Route("/v1/sessions/{id}", self.summary, methods=["GET"]),
+            Route("/v1/sessions/{id:session}", self.summary, methods=["GET"]),
             Route("/v1/sessions/{id}/spans", self.spans, methods=["GET"]),
             # Beside the POST of the same path, which has the name "events".
             Route("/v1/sessions/{id}/events", self.events, methods=["GET"], name="download"),
@@ -66,6 +113,9 @@ class Viewer:
         ]
 
     async def sessions(self, request: Request) -> Response:
+        """Lists sessions, the latest made first.
+
+        All filters that are set hold; one that is empty is not set."""
         self._gate.reader(headers_of(request.scope))
         limit = _limit(request.query_params.get("limit"))
         before = _cursor(request.query_params.get("before"))
@@ -73,29 +123,28 @@ class Viewer:
         rows = await self._reads.searches.run(lambda: self._rows(chosen, limit + 1, before))
         more, rows = len(rows) > limit, rows[:limit]
         page = [Raw(summary) for row in rows if (summary := self._sessions.summary_of(row))]
-        return JSON({"sessions": page, "next": str(rows[-1].no) if more else None, **self._searched(chosen)})
+        listed = cast("list[Summary]", page)  # as JSON already
+        return JSON(SessionList(listed, str(rows[-1].no) if more else None, self._note(chosen)))
 
     def _rows(self, chosen: Filter, limit: int, before: int | None) -> list[SessionRow]:
         if chosen == Filter():
             return self._store.reader.sessions(limit, before)
         return self._store.calls.found(chosen, limit, before)
 
-    def _searched(self, chosen: Filter) -> dict[str, str]:
-        return {"note": NO_WORDS} if chosen.text and not self._store.has_words else {}
+    def _note(self, chosen: Filter) -> str | UnsetType:
+        return NO_WORDS if chosen.text and not self._store.has_words else UNSET
 
     async def plots(self, request: Request) -> Response:
+        """Figures over the sessions that the same filters choose: starts, latencies, end reasons."""
         self._gate.reader(headers_of(request.scope))
         chosen = filter_of(request.query_params)
         of = await self._reads.searches.run(lambda: self._store.calls.plots(chosen))
-        plots = {
-            "count": of.calls,
-            "over_time": {"from": of.first, "bin_ms": of.bin_ms, "counts": of.starts},
-            "latency": {"bin_ms": of.latency_bin_ms, "p50": of.p50, "p95": of.p95},
-            "end_reasons": of.end_reasons,
-        }
-        return JSON({**plots, **self._searched(chosen)})
+        starts = StartBins(of.first, of.bin_ms, of.starts)
+        latency = LatencyBins(of.latency_bin_ms, of.p50, of.p95)
+        return JSON(SessionPlots(of.calls, starts, latency, of.end_reasons, self._note(chosen)))
 
     async def summary(self, request: Request) -> Response:
+        """The summary of a session: counts, times and tokens, no words."""
         session_id = canonical(request.path_params["id"])
         headers = headers_of(request.scope)
         if not self._gate.is_viewer(headers):
@@ -104,6 +153,9 @@ class Viewer:
         return JSON(summary or await self._look(session_id, lambda _, summary: summary))
 
     async def spans(self, request: Request) -> Response:
+        """A session with its spans so far.
+
+        Those not final yet are marked `open`; all are final some four seconds after the session's end."""
         self._gate.reader(headers_of(request.scope))
         session_id = canonical(request.path_params["id"])
         return _json(await self._look(session_id, lambda spans, summary: _looked(spans, summary, self._links)))
@@ -121,6 +173,11 @@ class Viewer:
         return looked
 
     async def events(self, request: Request) -> Response:
+        """Downloads a session's events as they were accepted, a line each.
+
+        A line is an event with `ts` by the receiver's clock, and with the `source`, the arrival (`at`) and the `clock`
+        of the batch that brought it; `session_created`, `session_ended`, `events_refused` and at last `downloaded` say
+        what the log holds beside events. `otel-voice replay` and `POST /v1/view` take the file."""
         self._gate.reader(headers_of(request.scope))
         session_id = canonical(request.path_params["id"])
         now = self._sessions.now
@@ -145,6 +202,7 @@ class Viewer:
         return len(rows), download.lines(rows)
 
     async def otlp(self, request: Request) -> Response:
+        """Downloads a session's final spans as one OTLP request in JSON."""
         self._gate.reader(headers_of(request.scope))
         session_id = canonical(request.path_params["id"])
 
@@ -155,7 +213,10 @@ class Viewer:
         return _json(await self._look(session_id, document), _as_file(f"{session_id}.json"))
 
     async def view(self, request: Request) -> Response:
-        """A file's session; nothing of it is stored."""
+        """Maps a recording to spans; nothing of it is stored.
+
+        The body is a download of events, or a provider's messages, a line each: `{"dir": "received", "message": {…},
+        "ts": …}`. The answer is what the session's spans would be."""
         headers = headers_of(request.scope)
         self._gate.reader(headers)
         provider = _provider(request.query_params.get("provider"))
@@ -169,14 +230,9 @@ class Viewer:
 
 
 def _looked(spans: list[Span], summary: Summary, links: Links) -> bytes:
-    looked = {
-        "session_id": summary.session_id,
-        "trace_id": summary.trace_id,
-        "summary": summary,
-        "links": links.to(summary.trace_id),
-        "spans": encoded(spans),
-    }
-    return msgspec.json.encode(looked)
+    told = cast("list[Span]", encoded(spans))  # as JSON already
+    to = links.to(summary.trace_id)
+    return msgspec.json.encode(SessionSpans(summary.session_id, summary.trace_id, summary, to, told))
 
 
 def _viewed(content: bytes, provider: Provider | None) -> bytes:

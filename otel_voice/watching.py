@@ -12,9 +12,10 @@ import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
+from typing import cast
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -25,7 +26,9 @@ from otel_voice.edge import Gate, Rejected, canonical, headers_of
 from otel_voice.mapped import CannotMap, Growing
 from otel_voice.reads import Reads, encoded
 from otel_voice.sessions import Sessions
+from otel_voice.spans import Span
 from otel_voice.store import Store, Unavailable
+from otel_voice.summary import Summary
 
 # Each is a connection and, of a session, a mapping of its own.
 STREAMS = 64
@@ -40,6 +43,20 @@ HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 _TIME = re.compile(r"[0-9]{1,15}(\.[0-9]{1,17})?")
 FIRST = b"retry: 2000\n\n"
 COMMENT = b": here\n\n"
+
+
+class Growth(Struct):
+    """What is new of a session: its final spans that were not told yet, and all those that are not final (`open`)."""
+
+    summary: Summary
+    spans: list[Span]
+    open: list[Span]
+
+
+class Changed(Struct):
+    """The sessions that have changed."""
+
+    sessions: list[Summary]
 
 
 class Streams:
@@ -104,6 +121,10 @@ class Watching:
         ]
 
     async def session(self, request: Request) -> Response:
+        """A session as it grows.
+
+        Messages are `session` (data: `Growth`) and at last `end`. Who comes back says what was seen by Last-Event-ID,
+        or `seen`, and gets the spans that are new. A stream ends after an hour, and when the receiver does."""
         self._gate.reader(headers_of(request.scope))
         session_id = canonical(request.path_params["id"])
         row = self._store.session(session_id)
@@ -130,11 +151,15 @@ class Watching:
     def _look(self, growing: Growing, head: int | None, now: float) -> bytes | None:
         if not growing.look(self._store.reader, head, now):
             return None
-        spans, open_ = encoded(growing.spans), encoded(growing.unfinished)
-        grown = {"summary": growing.summary, "spans": spans, "open": open_}
+        spans, open_ = (cast("list[Span]", encoded(each)) for each in (growing.spans, growing.unfinished))
+        grown = Growth(cast("Summary", growing.summary), spans, open_)
         return _message("session", f"{growing.no}-{growing.count}", grown)
 
     async def sessions(self, request: Request) -> Response:
+        """The sessions that change.
+
+        Messages are `sessions` (data: `Changed`), at most one a second. With Last-Event-ID it begins with what changed
+        meanwhile. A stream ends after an hour, and when the receiver does."""
         self._gate.reader(headers_of(request.scope))
         return await self._answer(request, self._changed(_time_seen(request)), LIST_S)
 
@@ -147,7 +172,8 @@ class Watching:
                 )
             while True:
                 summaries = [Raw(summary) for summary in changes.take() if len(summary) > len(b"{}")]
-                yield _message("sessions", repr(changes.at), {"sessions": summaries}) if summaries else b""
+                changed = Changed(cast("list[Summary]", summaries))
+                yield _message("sessions", repr(changes.at), changed) if summaries else b""
 
     async def _answer(self, request: Request, messages: AsyncGenerator[bytes, None], every_s: float) -> Response:
         """The first message is made before the answer begins, for its error may be the answer."""

@@ -7,7 +7,7 @@ import gzip
 import json
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -15,12 +15,15 @@ from typing import Any, TypeVar, cast
 import anyio
 import httpx
 from starlette.datastructures import State
+from starlette.routing import BaseRoute
 from starlette.types import Message
 
 from otel_voice.app import create_app
+from otel_voice.openapi import document
 from otel_voice.settings import Settings
 from otel_voice.store import FILE
 from otel_voice.tokens import Tokens
+from tests.contract import Contract
 
 Found = TypeVar("Found")
 Line = dict[str, Any]
@@ -31,6 +34,9 @@ START_S = 1_790_000_000.0
 SESSION = "6f1c2b3a-0000-4000-8000-0000000000aa"
 TOKEN_KEY = "a-signing-key-that-only-tests-know"
 API_KEY = "a-key-of-the-apps-backend"
+
+# Made by the first test that asks; the routes are always the same.
+_contract: Contract | None = None
 
 
 class Clock:
@@ -46,8 +52,11 @@ class Clock:
 class App:
     """What a test says to the app, and what it looks at beside it."""
 
-    def __init__(self, client: httpx.AsyncClient, clock: Clock, data_dir: Path, state: State) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, clock: Clock, data_dir: Path, state: State, routes: list[BaseRoute]
+    ) -> None:
         self.client, self.clock, self.data_dir, self.state = client, clock, data_dir, state
+        self.routes = routes
 
     def token(self, session_id: str = SESSION, expires_in_s: float = 3600) -> str:
         return Tokens(TOKEN_KEY.encode()).mint(session_id, self.clock.now + expires_in_s)
@@ -88,9 +97,24 @@ async def running(data_dir: Path, **settings: Any) -> AsyncIterator[App]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=True)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8770") as client,
+        httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1:8770", event_hooks={"response": [keeps_to(app.routes)]}
+        ) as client,
     ):
-        yield App(client, clock, data_dir, app.state)
+        yield App(client, clock, data_dir, app.state, app.routes)
+
+
+def keeps_to(routes: list[BaseRoute]) -> Callable[[httpx.Response], Awaitable[None]]:
+    """Every answer that any test gets is one that the API's document allows."""
+    global _contract
+    contract = _contract = _contract or Contract(document(routes))
+
+    async def check(response: httpx.Response) -> None:
+        if response.headers.get("content-type") == "application/json":
+            await response.aread()
+        contract.check(response)
+
+    return check
 
 
 async def until(condition: Callable[[], Found | None], deadline_s: float = 10) -> Found:

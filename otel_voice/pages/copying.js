@@ -2,10 +2,10 @@
 
 import { element } from "./elements.js";
 
-export function copyButton(span) {
-  const button = element("button", { type: "button" }, "Copy as JSON");
+export function copyButton(label, text) {
+  const button = element("button", { type: "button" }, label);
   button.addEventListener("click", async () => {
-    const copied = await copy(JSON.stringify(span, null, 2));
+    const copied = await copy(text);
     button.textContent = copied ? "Copied" : "Could not copy";
   });
   return button;

@@ -64,7 +64,7 @@ export class Drawer {
       { class: "drawer-facts" },
       element("span", { class: "numbers" }, from),
       state && element("span", { class: `badge ${row.failed ? "bad" : row.runs ? "live" : "warning"}` }, state),
-      copyButton(span),
+      copyButton("Copy as JSON", JSON.stringify(span, null, 2)),
       ...Object.entries({ jaeger: "Jaeger", langfuse: "Langfuse" }).map(([key, name]) => linkTo(name, call.links[key])),
       span.status_message && element("span", { class: "wide" }, span.status_message),
     );
