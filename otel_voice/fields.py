@@ -35,7 +35,7 @@ Attributes = Annotated[
     dict[AttributeName, Annotated[str, Meta(max_length=4_096)] | bool | int | float | None],
     Meta(
         max_length=128,
-        description=f"No name may begin with {', '.join(f'`{each}`' for each in RESERVED)}.",
+        description=f"What begins with {', '.join(f'`{each}`' for each in RESERVED)} is refused.",
     ),
 ]
 

@@ -9,6 +9,8 @@ import { curlOf, groupsOf, matches, piecesOf, schemasOf, wordsOf } from "./refer
 const main = document.querySelector("main");
 const contents = document.querySelector("#contents");
 const filter = document.querySelector("#filter");
+// Said once, above all calls.
+const EVERYWHERE = "x-otel-voice-time";
 const wide = matchMedia("(width >= 60rem)");
 let names = new Set();
 let entries = [];
@@ -44,14 +46,15 @@ function fieldList(fields) {
 
 function answerList(answers) {
   const rows = answers.map(({ status, description, content, headers, later }) => {
-    const bodies = content.flatMap(({ media, type }) => [...typed(type), ` (${media}); `]);
-    const next = later.flatMap((id, n) => [n ? ", " : "; then ", element("a", { href: `#${id}` }, id)]);
+    const bodies = content.flatMap(({ media, type }) => [...typed(type), ` (${media})`, " "]);
+    const next = later.flatMap((id, n) => [n ? ", " : ", then ", element("a", { href: `#${id}` }, id)]);
+    const also = headers.filter((name) => name !== EVERYWHERE);
     const kind = status < 400 ? "good" : status < 500 ? "warning" : "bad";
     return element(
       "div",
       {},
       element("dt", {}, element("span", { class: `badge ${kind}` }, status)),
-      element("dd", {}, text(description), element("span", { class: "limits" }, bodies, headers.join(", "), next)),
+      element("dd", {}, text(description), element("span", { class: "limits" }, bodies, also.length > 0 && `with ${also.join(", ")}`, next)),
     );
   });
   return element("dl", { class: "answers" }, rows);

@@ -94,10 +94,12 @@ export function typeOf(schema) {
 
 const joined = (schemas, word) => schemas.flatMap((each, n) => (n ? [word, ...typeOf(each)] : typeOf(each)));
 
+const bracketed = (schema) => (schema.anyOf ? ["(", ...typeOf(schema), ")"] : typeOf(schema));
+
 function insideOf(type, { items, prefixItems, additionalProperties }) {
   if (type === "array" && prefixItems) return ["array of ", ...joined(prefixItems, " and ")];
-  if (type === "array" && items) return ["array of ", ...typeOf(items)];
-  if (type === "object" && additionalProperties) return ["object of ", ...typeOf(additionalProperties)];
+  if (type === "array" && items) return ["array of ", ...bracketed(items)];
+  if (type === "object" && additionalProperties) return ["object of ", ...bracketed(additionalProperties)];
   return [type];
 }
 
