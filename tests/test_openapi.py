@@ -16,7 +16,7 @@ import pytest
 import schemathesis
 from starlette.routing import Route
 
-from otel_voice.calls import CALLS, SESSION_ID
+from otel_voice.calls import CALLS, FILES, SESSION_ID
 from otel_voice.spans import session_id
 from tests.contract import Contract
 from tests.real import Receiver
@@ -118,6 +118,12 @@ async def test_whoever_reaches_the_receiver_may_have_it_and_holds_a_copy_as_long
     head = await app.client.head("/openapi.json")
     assert (head.status_code, head.content) == (200, b"")
     assert (await app.client.post("/openapi.json")).status_code == 405
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("path", "name"), FILES.items())
+async def test_the_files_that_it_names_are_served(app: App, path: str, name: str) -> None:
+    assert (await app.client.get(path.format(name=name))).status_code == 200
 
 
 @pytest.mark.parametrize(
