@@ -16,7 +16,7 @@ from otel_voice import download
 from otel_voice.adapters.allow import Provider
 from otel_voice.edge import JSON, Gate, Load, Rejected, bearer, body_of, canonical, headers_of
 from otel_voice.filters import filter_of
-from otel_voice.links import Links
+from otel_voice.links import BackendLinks, Links
 from otel_voice.mapped import look
 from otel_voice.otlp import Encoder
 from otel_voice.reads import Reads, encoded

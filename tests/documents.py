@@ -12,10 +12,12 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[1]
+# For a package index, where no link to another page works; tests/test_packaging.py reads it.
+DESCRIPTION = ROOT / "docs" / "package.md"
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
-        *ROOT.glob("docs/*.md"),
+        *(page for page in ROOT.glob("docs/*.md") if page != DESCRIPTION),
         *ROOT.glob("examples/*/README.md"),
         ROOT / "otel_voice" / "browser" / "README.md",
     ]
