@@ -238,8 +238,12 @@ def test_it_takes_a_session_and_shows_it(
 def test_its_demo_has_its_calls_with_it(serving: Callable[..., tuple[Program, str]]) -> None:
     program, url = serving("demo")
     wait_for(lambda: "Ctrl-C" in program.log(), 30, "the demo", program.log)
-    sessions = httpx.get(f"{url}/v1/sessions").json()["sessions"]
-    assert len([each for each in sessions if each["status"] != "open"]) == 3
+
+    def over() -> bool:
+        sessions = httpx.get(f"{url}/v1/sessions").json()["sessions"]
+        return len([each for each in sessions if each["status"] != "open"]) == 3
+
+    wait_for(over, 20, "three calls that are over", program.log)
     program.stop()
 
 
