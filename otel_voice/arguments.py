@@ -24,7 +24,7 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
         description="Traces of voice calls that a browser holds with Gemini Live or OpenAI Realtime. "
         "Begin with `otel-voice demo`; `otel-voice COMMAND --help` says more of each.",
         epilog="Settings come from the command line, then from the environment: OTEL_EXPORTER_OTLP_*, "
-        "OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, LANGFUSE_*, OTEL_VOICE_*. The README lists them. "
+        "OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, LANGFUSE_*, OTEL_VOICE_*. docs/settings.md lists them. "
         "The exit code is 0, 1 for what failed, 2 for a wrong call or setting.",
     )
     version = f"otel-voice {__version__}"
