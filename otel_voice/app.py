@@ -167,7 +167,7 @@ def _unavailable(request: Request, error: Exception) -> Response:
 
 
 def _too_long(request: Request, error: Exception) -> Response:
-    return rejection(request, Rejected(503, f"the search took longer than {SEARCH_S:g} s: narrow it"))
+    return rejection(request, Rejected(503, f"the search took longer than {SEARCH_S:g} s: narrow it", retry_after=5))
 
 
 def _busy(request: Request, error: Exception) -> Response:

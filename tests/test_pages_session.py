@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, Route,
 
 from otel_voice.store import FILE
 from tests.browsing import final_spans, log_out, until
-from tests.real import Receiver
+from tests.real import Receiver, wait_for
 
 Event = dict[str, Any]
 
@@ -101,7 +102,13 @@ class Call:
         for at in range(0, len(numbered), 500):
             body = {"source": self.source, "token": self.token, "events": numbered[at : at + 500]}
             body["clock"] = {"offset": 40, "uncertainty": 12}
-            httpx.post(f"{self.url}/events", json=body, timeout=30).raise_for_status()
+            # So many at once are told to come again.
+            taken = partial(self._taken, body)
+            wait_for(taken, 60, "the events to be taken")
+
+    def _taken(self, body: dict[str, Any]) -> bool:
+        answer = httpx.post(f"{self.url}/events", json=body, timeout=30)
+        return answer.status_code != 429 and answer.raise_for_status().is_success
 
     def end(self, lost: int = 0) -> None:
         body = {"reason": "user_hangup", "last_seq": self.seq - 1 + lost, "source": self.source, "token": self.token}

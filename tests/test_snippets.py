@@ -169,7 +169,9 @@ def test_a_recording_is_shown_and_posted(receiver: Callable[..., Receiver], tmp_
     running = receiver()
     out = Shell(tmp_path, running.data_dir, running.url).run(REPLAY)
     assert "execute_tool find_stock" in out and "4 turns, 3 tool calls, 1 interruption in" in out.splitlines()[-1]
-    assert [each["turn_count"] for each in sessions_at(running.url)] == [4]
+    wait_for(
+        lambda: [each["turn_count"] for each in sessions_at(running.url)] == [4], what="the list to know its turns"
+    )
 
 
 def test_the_span_processors_example_delivers_its_span(tmp_path: Path, langfuse_server: LangfuseServer) -> None:
