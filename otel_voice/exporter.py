@@ -200,6 +200,8 @@ class Exporter:
         self._spans = JOIN_SPANS
         # One until one is taken: a hop in trouble is not to be hit by several.
         self._at_once = 1
+        # Requests under way with spans that are not in the store.
+        self._past_the_store = 0
         # By number, until when.
         self._aside: dict[int, float] = {}
         self._turn_of_aside = False
@@ -226,6 +228,26 @@ class Exporter:
         """`run` returns when nothing is pending, or at the first failure: what is left goes out next time."""
         self._stopping = True
         self.hurry()
+
+    def send(self, bodies: list[bytes]) -> asyncio.Future[bool] | None:
+        """Spans that are not in the store, and that whoever has them keeps until they are taken. False: they belong in
+        the store, where the drain finds out why they were not. None: the hop is in trouble, or has enough to do."""
+        is_well = self._at_once == AT_ONCE and self._spans == JOIN_SPANS
+        if self._stopping or not is_well or self._past_the_store >= AT_ONCE:
+            return None
+        self._past_the_store += 1
+        return asyncio.ensure_future(self._send_past_the_store(b"".join(bodies)))
+
+    async def _send_past_the_store(self, body: bytes) -> bool:
+        try:
+            answer = await post(self._http, self._export, body)
+        finally:
+            self._past_the_store -= 1
+        if answer.verdict is Verdict.TAKEN:
+            self._refused_since = 0
+            return True
+        self._at_once = 1
+        return False
 
     async def run(self) -> None:
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import ParamSpec
+from typing import NamedTuple, ParamSpec
 
 import msgspec
 
@@ -20,12 +20,21 @@ P = ParamSpec("P")
 LARGEST = 2**53
 
 
+class News(NamedTuple):
+    """What the store is to know with a session's row: encoded spans, the words of turns by their numbers, and how many
+    spans were delivered past it."""
+
+    unsaved: list[bytes]
+    said: list[tuple[int, str]]
+    delivered: int
+
+
 class Open:
     """A session in memory, with what the store knows of it."""
 
     __slots__ = (
-        *("broken", "bytes", "erased", "events", "in_flight", "leaving", "made", "made_before", "new", "no"),
-        *("inbox", "over_since", "row", "said", "session", "unsaved", "wakes"),
+        *("broken", "bytes", "checked_from", "delivered", "erased", "events", "in_flight", "inbox", "leaving", "lent"),
+        *("made", "made_before", "new", "no", "over_since", "row", "said", "session", "unsaved", "wakes"),
     )
 
     def __init__(self, no: int, session: Session, new: bool, made: int = 0) -> None:
@@ -34,11 +43,13 @@ class Open:
         self.made_before = made
         # Logged, and not applied yet: time or somebody who looks will.
         self.inbox: list[tuple[e.Record, float, Sequence[e.WireEvent] | None]] = []
-        # Encoded, and not in the store yet.
+        # Encoded, neither in the store nor delivered yet; the first `lent` of them are on their way to the next hop.
         self.unsaved: list[bytes] = []
-        # The words in those, by turn.
+        self.lent = 0
+        # That were made and delivered since its row was written, and the words of new spans, by turn.
+        self.delivered = 0
         self.said: list[tuple[int, str]] = []
-        self.events = self.bytes = 0
+        self.events = self.bytes = self.checked_from = 0
         self.in_flight = 0
         # When time comes by, the next one last; an earlier one is put on top, so there are few.
         self.wakes: list[float] = []
@@ -68,6 +79,28 @@ class Open:
         self.break_off()
         self.unsaved, self.said = [], []
         self.row = self._row(self._as_it_began(self.session.created_at or 0.0), due=0.0)
+
+    def sent(self, count: int) -> None:
+        """The next hop has taken the first spans."""
+        del self.unsaved[:count]
+        self.made += count
+        self.delivered += count
+
+    def news(self) -> News:
+        """What the store is to get with its row; it has it no more. Spans come in one order, so those behind some that
+        are on their way wait for these."""
+        unsaved = [] if self.lent else self.unsaved
+        new = News(unsaved, self.said, self.delivered)
+        if unsaved:
+            self.unsaved = []
+        self.made, self.said, self.delivered = self.made + len(unsaved), [], 0
+        return new
+
+    def take_back(self, new: News) -> None:
+        """The store could not take it."""
+        self.made -= len(new.unsaved)
+        self.unsaved, self.said = new.unsaved + self.unsaved, new.said + self.said
+        self.delivered += new.delivered
 
     def finished(self, most: int | None = None) -> list[spans.Span]:
         """The session's new spans, or the first of them: the mapping gives the same ones in the same order, those made
@@ -111,8 +144,9 @@ class Open:
         return self.over_since is not None and self.is_over and not self.inbox and not self.unsaved
 
     def _summarize(self, so_far: bool) -> None:
-        rests_until = self.session.rests_until
-        self.row = self._row(self.summary(so_far), None if rests_until == math.inf else rests_until)
+        due = None if self.session.rests_until == math.inf else self.session.rests_until
+        # Due at once where spans are on their way of which the row knows nothing: the next start makes them again.
+        self.row = self._row(self.summary(so_far), 0.0 if self.unsaved else due)
 
     def _row(self, summary: Summary, due: float | None) -> SessionRow:
         return SessionRow(

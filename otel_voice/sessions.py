@@ -12,7 +12,7 @@ import heapq
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from itertools import islice
 
 from otel_voice import events as e
@@ -38,13 +38,18 @@ SLICE_S = 0.0005
 SESSION_S = 0.005
 FLUSHED_AT_ONCE = 20
 SPANS_AT_ONCE = 64
+# What is sent without a detour by the disk: so many spans a request, and no more bytes.
+LENT_SPANS, LENT_BYTES = 512, 2**20
+# At the end, answers are waited for as long.
+LENT_S = 2.0
 # How long a session that is over stays in memory for latecomers.
 LINGER_MS = 60_000.0
 # So many requests of one session may wait for their commit.
 IN_FLIGHT = 64
 # What a page may log in all; a call of half a day takes some 10 MiB.
 SESSION_BYTES = 64 * 2**20
-# Below this no session can have too much of anything.
+# In less than this no session can get too much of anything: what is dear to count is counted each time so much more was
+# logged.
 CHECKED_BYTES = 32 * 2**10
 # What may wait in one session: events to be told, and things for their turn's end. A page posts some dozen events a
 # second, and no turn has a hundred of anything; what comes of them at once holds up all other sessions.
@@ -104,6 +109,9 @@ class Sessions:
         self._wrote_at = self._last_at
         self._looked_at = clock() * 1000
         self.on_made: Callable[[], None] = lambda: None
+        # Sends spans now, and says later whether the next hop took them; None where it cannot.
+        self.send: Callable[[list[bytes]], asyncio.Future[bool] | None] = lambda _: None
+        self._sending: set[asyncio.Future[bool]] = set()
         self._listening: list[Changes] = []
         self.refused = 0
         self._cannot_write = OnceAMinute()
@@ -133,17 +141,18 @@ class Sessions:
         """Lets time pass, for ever."""
         while True:
             for _ in range(round(FLUSH_S / TICK_S)):
-                await self._pass_time()
+                await self.pass_time()
                 await self.flush_spans()
                 await asyncio.sleep(TICK_S)
             await self._settle()
 
     async def tick(self) -> None:
         """Does what is due in the sessions, and writes down what came of it."""
-        await self._pass_time()
+        await self.pass_time()
         await self._settle()
 
-    async def _pass_time(self) -> None:
+    async def pass_time(self) -> None:
+        """Does what is due in the sessions."""
         now, look = self._safe_now(), asyncio.get_running_loop().time
         advanced, began = 0, look()
         while self._due and self._due[0][0] <= now:
@@ -217,7 +226,8 @@ class Sessions:
             self._open.pop(session_id, None)
 
     def _in_use(self, entry: Open) -> bool:
-        return entry.in_flight > 0 or entry.no in self._dirty or self._flushing.locked()
+        busy = entry.no in self._dirty or entry.no in self._unsaved
+        return busy or entry.in_flight > 0 or self._flushing.locked()
 
     def _schedule(self, entry: Open) -> None:
         at = math.inf if entry.broken else entry.session.rests_until
@@ -292,14 +302,17 @@ class Sessions:
         session = entry.session
         if entry.bytes >= SESSION_BYTES:
             raise UsedUp(f"this session has logged {SESSION_BYTES} bytes, as much as one may")
+        if len(session.sources) >= SOURCES and (batch.source or "") not in session.sources:
+            raise UsedUp(f"this session has had {SOURCES} sources, as many as one may")
+        if entry.bytes < entry.checked_from:
+            return
         logged = sum(len(record.events) for record, _, _ in entry.inbox if isinstance(record, e.Accepted))
         waiting = logged + len(session.waiting.arrived)
         if waiting >= WAITING:
             raise Busy
         if session.held >= HELD:
             raise UsedUp(f"this session has {HELD} tool calls and other things without an end, as many as one may")
-        if len(session.sources) >= SOURCES and (batch.source or "") not in session.sources:
-            raise UsedUp(f"this session has had {SOURCES} sources, as many as one may")
+        entry.checked_from = entry.bytes + CHECKED_BYTES
 
     def _heed(self, entry: Open, at: float) -> None:
         """Something came for it, at the time `at`."""
@@ -371,12 +384,17 @@ class Sessions:
         await asyncio.shield(asyncio.ensure_future(self._flush()))
 
     async def flush_spans(self) -> None:
-        """Writes new spans alone, with as much of the rows as belongs to them."""
+        """Sends new spans, or writes them, with as much of the rows as belongs to them."""
         if self._unsaved:
             await asyncio.shield(asyncio.ensure_future(self._flush_spans()))
 
     async def stop(self) -> None:
         """The last flush: the rows say all that came, for nobody will tell the rest before the next start."""
+        if self._sending:
+            _, late = await asyncio.wait(self._sending, timeout=LENT_S)
+            for sending in late:
+                sending.cancel()
+            await asyncio.sleep(0)  # for what is to be done then
         waiting = (entry for entry in self._open.values() if entry.inbox or entry.session.waiting)
         self._dirty |= {entry.no: entry for entry in islice(waiting, AT_ONCE)}
         await asyncio.shield(asyncio.ensure_future(self._flush(AT_ONCE)))
@@ -391,7 +409,33 @@ class Sessions:
 
     async def _flush_spans(self) -> None:
         async with self._flushing:
-            await self._write(list(self._unsaved.values()), 0, 0, [])
+            self._send()
+            await self._write([entry for entry in self._unsaved.values() if not entry.lent], 0, 0, [])
+
+    def _send(self) -> None:
+        """Where the next hop takes what it gets, new spans need not lie on the disk: until it has taken them, the rows
+        know nothing of them, and the log would give them again."""
+        for loan in _loans(entry for entry in self._unsaved.values() if not entry.lent):
+            sending = self.send([body for entry, count in loan for body in entry.unsaved[:count]])
+            if sending is None:
+                return
+            for entry, count in loan:
+                entry.lent = count
+            self._sending.add(sending)
+            sending.add_done_callback(lambda done, loan=loan: self._sent(done, loan))  # type: ignore[misc]
+
+    def _sent(self, sending: asyncio.Future[bool], loan: list[tuple[Open, int]]) -> None:
+        self._sending.discard(sending)
+        for entry, _ in loan:
+            entry.lent = 0
+        if sending.cancelled() or not sending.result():
+            return  # the next flush writes them
+        for entry, count in loan:
+            if not entry.erased:
+                entry.sent(count)
+                self._dirty[entry.no] = entry
+            if not entry.unsaved:
+                self._unsaved.pop(entry.no, None)
 
     async def _write(
         self, entries: list[Open], so_far: int, applied: int, whole: list[tuple[Open, int]]
@@ -429,21 +473,19 @@ class Sessions:
             self._catch_up(entry)
             # Its row must not say that it is over while spans of it are on their way here.
             self._collect(entry)
-        made = [(entry, entry.unsaved, entry.said) for entry in living if entry.unsaved]
-        for entry, unsaved, _ in made:
-            entry.made, entry.unsaved, entry.said = entry.made + len(unsaved), [], []
+        news = [(entry, entry.news()) for entry in living]
         rows = [entry.summarized(n < so_far) for n, entry in enumerate(living)]
-        bodies = [(entry.no, body) for entry, unsaved, _ in made for body in unsaved]
-        said = [(entry.no, *turn) for entry, _, turns in made for turn in turns]
+        bodies = [(entry.no, body) for entry, new in news for body in new.unsaved]
+        said = [(entry.no, *turn) for entry, new in news for turn in new.said]
+        delivered = sum(new.delivered for _, new in news)
         counted = [Counted(entry.no, events, entry.is_over) for entry, events in whole if not entry.erased]
         try:
             # Each at a moment of its own, for whoever has seen all that was written up to one.
             self._wrote_at = max(self._last_at, math.nextafter(self._wrote_at, math.inf))
-            await self._store.flush(Flush(rows, bodies, applied, self._wrote_at, counted, said))
+            await self._store.flush(Flush(rows, bodies, applied, self._wrote_at, counted, said, delivered))
         except Unavailable:
-            for entry, unsaved, turns in made:
-                entry.made, entry.unsaved = entry.made - len(unsaved), unsaved + entry.unsaved
-                entry.said = turns + entry.said
+            for entry, new in news:
+                entry.take_back(new)
             raise
         for changes in self._listening:
             changes.note(rows, self._wrote_at)
@@ -530,6 +572,25 @@ class Sessions:
 
     async def _store_retire(self, no: int, delivered: bool) -> None:
         await self._store.retire(no, delivered)
+
+
+def _loans(entries: Iterable[Open]) -> Iterator[list[tuple[Open, int]]]:
+    """Which sessions' spans go into a request, and how many of each, the first ones."""
+    loan, spans_in_it, size = list[tuple[Open, int]](), 0, 0
+    for entry in list(entries):
+        if loan and (spans_in_it >= LENT_SPANS or size >= LENT_BYTES):
+            yield loan
+            loan, spans_in_it, size = [], 0, 0
+        count = 0
+        for body in entry.unsaved[: LENT_SPANS - spans_in_it]:
+            size += len(body)
+            count += 1
+            if size >= LENT_BYTES:
+                break
+        loan.append((entry, count))
+        spans_in_it += count
+    if loan:
+        yield loan
 
 
 def _parts(entries: list[Open]) -> Iterator[tuple[int, int]]:

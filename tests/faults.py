@@ -288,11 +288,13 @@ def next_hop_refuses(stage: Stage, rounds: int, rate: float) -> Row:
             balanced &= adds_up(ledger(receiver))
     load.stop()
     result = audit(backend, book, load.book, fresh(receiver.port), aside=lambda: set(dead_letters(receiver)))
-    counted = wait_for(lambda: None if (found := ledger(receiver))["pending"] else found, 20, "nothing to be pending")
     dead, arrivals = dead_letters(receiver), Arrivals(backend)
     arrivals.look()
+    spans = len(arrivals.first.keys() | dead.keys())
+    wait_for(lambda: ledger(receiver)["made"] >= spans, 20, "the ledger to know of all spans")
+    counted = wait_for(lambda: None if (found := ledger(receiver))["pending"] else found, 20, "nothing to be pending")
     told = balanced and adds_up(counted) and counted["dead_letter"] == len(dead)
-    told = told and counted["made"] == len(arrivals.first.keys() | dead.keys())
+    told = told and counted["made"] == spans
     reasons = {key: reason.split()[0] for key, reason in dead.items()}
     holds = told and marked.items() <= reasons.items() and set(reasons.values()) <= REFUSALS.keys()
     measured = [", ".join(f"{name} {counted[name]}" for name in SPAN_COUNTS)]

@@ -52,6 +52,12 @@ class Time:
         await asyncio.sleep(0)
 
 
+def encoded(*names: str) -> list[bytes]:
+    encoder = Encoder({"service.name": "test"}, "1")
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    return [encoder.request(Span(name, trace, f"{n + 1:016x}", 1, 2)) for n, name in enumerate(names)]
+
+
 class Outbox:
     """A store with spans to send, an exporter for it, and what came of them."""
 
@@ -813,3 +819,60 @@ async def test_an_idle_exporter_wakes_for_new_spans(
     running.cancel()
     await asyncio.wait([running])
     assert named(langfuse_server.spans) == box.names
+
+
+# Past the store
+
+
+async def test_a_hop_that_took_what_was_pending_is_sent_spans_past_the_store(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box = outbox()
+    assert box.exporter.send(encoded("too early")) is None
+    await box.fill(1)
+    await box.drain()
+    sent = box.exporter.send(encoded("first", "second"))
+    assert sent is not None
+    assert await sent is True
+    assert named(langfuse_server.spans) == ["span 0", "first", "second"]
+    assert box.ledger == (1, 0, 0)
+
+
+@pytest.mark.parametrize("status", [400, 401, 503])
+async def test_a_hop_that_does_not_take_them_gets_nothing_past_the_store_until_it_has_taken_something(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer, status: int
+) -> None:
+    box = outbox()
+    await box.fill(1)
+    await box.drain()
+    langfuse_server.answer_next(status)
+    sent = box.exporter.send(encoded("refused"))
+    assert sent is not None
+    assert await sent is False
+    assert box.exporter.send(encoded("next")) is None
+    await box.fill(1)
+    await box.drain()
+    assert box.exporter.send(encoded("again")) is not None
+
+
+async def test_no_more_requests_go_past_the_store_than_a_hop_is_sent_at_once(
+    outbox: Callable[..., Outbox], langfuse_server: LangfuseServer
+) -> None:
+    box, answers = outbox(), threading.Event()
+    await box.fill(1)
+    await box.drain()
+    langfuse_server.answer_next(*[Reply(200, hang_on=answers)] * AT_ONCE)
+    sent = [box.exporter.send(encoded(f"{n}")) for n in range(AT_ONCE)]
+    assert None not in sent
+    assert box.exporter.send(encoded("one more")) is None
+    answers.set()
+    assert await asyncio.gather(*[each for each in sent if each is not None]) == [True] * AT_ONCE
+    assert box.exporter.send(encoded("next")) is not None
+
+
+async def test_nothing_goes_past_the_store_at_the_end(outbox: Callable[..., Outbox]) -> None:
+    box = outbox()
+    await box.fill(1)
+    await box.drain()
+    box.exporter.stop()
+    assert box.exporter.send(encoded("late")) is None

@@ -834,3 +834,197 @@ def test_every_span_of_the_log_goes_out_once_whatever_crashes_fails_or_comes_lat
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
         asyncio.run(once(script, Path(directory)))
+
+
+# Past the store
+
+
+class Hop:
+    """The next hop, which answers when the test says so; `taken` are the spans that it has."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[bytes], asyncio.Future[bool]]] = []
+        self.taken: list[bytes] = []
+
+    def send(self, bodies: list[bytes]) -> asyncio.Future[bool]:
+        answer = asyncio.get_running_loop().create_future()
+        self.asked.append((bodies, answer))
+        return answer
+
+    def answer(self, taken: bool) -> None:
+        asked, self.asked = self.asked, []
+        for bodies, answer in asked:
+            self.taken += bodies if taken else []
+            answer.set_result(taken)
+
+    @property
+    def names(self) -> list[str]:
+        return [span.name for body in self.taken for span in spans_in(ExportTraceServiceRequest.FromString(body))]
+
+
+@pytest.fixture
+def hop(receiver: Receiver) -> Hop:
+    hop = Hop()
+    receiver.sessions.send = hop.send
+    return hop
+
+
+async def made_and_sent(receiver: Receiver, clock: Clock) -> None:
+    """A call with one turn and its end; its spans are on their way."""
+    await receiver.sessions.accept("s", Page("s", clock).batch(turn(0), END))
+    clock.now += 10
+    await receiver.sessions.pass_time()
+    await receiver.sessions.flush_spans()
+
+
+async def test_what_the_next_hop_takes_at_once_is_delivered_and_was_never_in_the_outbox(
+    receiver: Receiver, clock: Clock, hop: Hop
+) -> None:
+    await made_and_sent(receiver, clock)
+    hop.answer(True)
+    await receiver.sessions.flush()
+    ledger = receiver.store.reader.counted_ledger()
+    assert ledger.adds_up
+    assert (ledger.made, ledger.delivered, ledger.pending, ledger.open) == (2, 2, 0, 0)
+    assert hop.names == ["invoke_agent", "voice_session"]
+    db = sqlite3.connect(receiver.directory / FILE)
+    assert db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchall() == []
+    db.close()
+
+
+async def test_what_the_next_hop_does_not_take_at_once_goes_into_the_outbox(
+    receiver: Receiver, clock: Clock, hop: Hop
+) -> None:
+    await made_and_sent(receiver, clock)
+    hop.answer(False)
+    await receiver.sessions.flush()
+    ledger = receiver.store.reader.counted_ledger()
+    assert ledger.adds_up
+    assert (ledger.made, ledger.delivered, ledger.pending, ledger.open) == (2, 0, 2, 0)
+
+
+async def test_a_crash_while_spans_are_on_their_way_costs_none_though_their_session_is_over(
+    tmp_path: Path, clock: Clock
+) -> None:
+    hop = Hop()
+    async with started(tmp_path, clock) as first:
+        first.sessions.send = hop.send
+        await made_and_sent(first, clock)
+        await first.sessions.flush()
+        assert (first.accepted, first.store.reader.ledger().mapped) == (2, 0)
+    async with started(tmp_path, clock) as second:
+        await second.sessions.tick()
+        assert second.names == ["invoke_agent", "voice_session"]
+
+
+async def test_the_words_of_a_turn_that_was_sent_past_the_store_are_found(
+    receiver: Receiver, clock: Clock, hop: Hop
+) -> None:
+    await made_and_sent(receiver, clock)
+    hop.answer(True)
+    await receiver.sessions.flush()
+    assert found(receiver, "ask") == 1
+
+
+async def test_an_end_waits_for_answers_and_stores_what_was_not_taken(tmp_path: Path, clock: Clock) -> None:
+    hop = Hop()
+    async with started(tmp_path, clock) as receiver:
+        receiver.sessions.send = hop.send
+        await made_and_sent(receiver, clock)
+        stop = asyncio.ensure_future(receiver.sessions.stop())
+        await turns_of_loop()
+        assert not stop.done()
+        hop.answer(False)
+        await stop
+        assert receiver.names == ["invoke_agent", "voice_session"]
+
+
+async def test_an_end_gives_up_waiting_for_an_answer_and_stores_the_spans(
+    receiver: Receiver, clock: Clock, hop: Hop
+) -> None:
+    await made_and_sent(receiver, clock)
+    await receiver.sessions.stop()
+    assert [answer.cancelled() for _, answer in hop.asked] == [True]
+    assert receiver.names == ["invoke_agent", "voice_session"]
+
+
+async def test_a_session_that_is_erased_while_its_spans_are_on_their_way_leaves_the_ledger_right(
+    receiver: Receiver, clock: Clock, hop: Hop
+) -> None:
+    await made_and_sent(receiver, clock)
+    assert await receiver.sessions.erase("s")
+    hop.answer(True)
+    await turns_of_loop()
+    await receiver.sessions.flush()
+    ledger = receiver.store.reader.counted_ledger()
+    assert ledger.adds_up
+    assert (ledger.made, ledger.delivered, ledger.erased) == (0, 0, 2)
+
+
+sendings = st.one_of(
+    steps,
+    st.tuples(st.just("send"), st.sampled_from([0.1, 3.0, 35.0])),
+    st.tuples(st.just("answer"), st.booleans()),
+)
+
+
+async def sent_or_stored(script: list[tuple[Any, ...]], directory: Path) -> None:
+    clock, hop, restarted = Clock(), Hop(), False
+    pages = {id_: Page(id_, clock) for id_ in IDS}
+    receiver = Receiver(directory, clock)
+    receiver.sessions.send = hop.send
+    await receiver.sessions.start()
+    for kind, *what in script:
+        if kind == "event":
+            await receiver.sessions.accept(what[0], pages[what[0]].batch(what[1]))
+        elif kind == "send":
+            clock.now += what[0]
+            await receiver.sessions.pass_time()
+            await receiver.sessions.flush_spans()
+        elif kind == "answer":
+            hop.answer(what[0])
+            await turns_of_loop()
+        elif kind == "pass":
+            clock.now += what[0]
+        elif kind == "tick":
+            await receiver.sessions.tick()
+        elif kind == "full disk":
+            with without(directory, what[0]), contextlib.suppress(Unavailable):
+                await receiver.sessions.tick()
+                await receiver.sessions.flush_spans()
+        elif kind == "crash":
+            # The hop may have taken them: nobody heard.
+            hop.taken += [body for bodies, _ in hop.asked for body in bodies]
+            hop.asked.clear()
+            await receiver.crash()
+            clock.now, restarted = clock.now + what[0], True
+            receiver = Receiver(directory, clock)
+            receiver.sessions.send = hop.send
+            await receiver.sessions.start()
+    hop.answer(False)
+    await turns_of_loop()
+    await pass_time(receiver, clock, OVER, 600)
+    ledger = receiver.store.reader.counted_ledger()
+    stored = [row.body for row in receiver.store.reader.pending(10_000, 2**40)]
+    expected = [span.SerializeToString() for id_ in IDS for span in receiver.expected(id_)]
+    await receiver.crash()
+    assert ledger.adds_up
+    assert (ledger.made, ledger.open) == (len(expected), 0)
+    found = [
+        span.SerializeToString()
+        for body in hop.taken + stored
+        for span in spans_in(ExportTraceServiceRequest.FromString(body))
+    ]
+    assert set(found) == set(expected)
+    if not restarted:
+        assert len(found) == len(expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(sendings, max_size=25))
+@example([("event", "a", EVENTS[1]), ("event", "a", END), ("send", 35.0), ("tick",), ("crash", 0.0), ("tick",)])
+def test_every_span_is_taken_or_stored_whatever_the_next_hop_answers_and_whenever(
+    script: list[tuple[Any, ...]],
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(sent_or_stored(script, Path(directory)))

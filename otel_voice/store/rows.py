@@ -139,8 +139,9 @@ class Counted(NamedTuple):
 
 class Flush(NamedTuple):
     """Sessions' rows and the spans they made up to the time `at` (ms), later than any flush's before, with the words in
-    them, `said`: session, number of the turn, text. The log is taken into account up to and with its row `flushed`, and
-    what the sessions' rows count, `counted`, goes just as far."""
+    them, `said`: session, number of the turn, text; `delivered` more were made, and taken by the next hop already. The
+    log is taken into account up to and with its row `flushed`, and what the sessions' rows count, `counted`, goes just
+    as far."""
 
     rows: Sequence[SessionRow]
     spans: Sequence[tuple[int, bytes]]
@@ -148,6 +149,7 @@ class Flush(NamedTuple):
     at: float = 0.0
     counted: Sequence[Counted] = ()
     said: Sequence[tuple[int, int, str]] = ()
+    delivered: int = 0
 
 
 class Ledger(NamedTuple):
