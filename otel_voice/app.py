@@ -145,7 +145,7 @@ async def _exporting(
         return None
     http = await stack.enter_async_context(client(settings.export))
     exporter = Exporter(app.state.store, settings.export, http, time.monotonic)
-    sessions.on_made, sessions.send = exporter.wake, exporter.send
+    sessions.on_made, sessions.hop = exporter.wake, exporter
     stack.push_async_callback(_drain, exporter, _background(app, exporter.run()))
     return exporter
 

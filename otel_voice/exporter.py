@@ -229,11 +229,15 @@ class Exporter:
         self._stopping = True
         self.hurry()
 
+    @property
+    def is_well(self) -> bool:
+        """The next hop takes what it gets."""
+        return not self._stopping and self._at_once == AT_ONCE and self._spans == JOIN_SPANS
+
     def send(self, bodies: list[bytes]) -> asyncio.Future[bool] | None:
         """Spans that are not in the store, and that whoever has them keeps until they are taken. False: they belong in
         the store, where the drain finds out why they were not. None: the hop is in trouble, or has enough to do."""
-        is_well = self._at_once == AT_ONCE and self._spans == JOIN_SPANS
-        if self._stopping or not is_well or self._past_the_store >= AT_ONCE:
+        if not self.is_well or self._past_the_store >= AT_ONCE:
             return None
         self._past_the_store += 1
         return asyncio.ensure_future(self._send_past_the_store(b"".join(bodies)))

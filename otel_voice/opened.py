@@ -34,7 +34,7 @@ class Open:
 
     __slots__ = (
         *("broken", "bytes", "checked_from", "delivered", "erased", "events", "in_flight", "inbox", "leaving", "lent"),
-        *("made", "made_before", "new", "no", "over_since", "row", "said", "session", "unsaved", "wakes"),
+        *("made", "made_before", "new", "no", "over_since", "row", "said", "session", "storing", "unsaved", "wakes"),
     )
 
     def __init__(self, no: int, session: Session, new: bool, made: int = 0) -> None:
@@ -44,8 +44,10 @@ class Open:
         # Logged, and not applied yet: time or somebody who looks will.
         self.inbox: list[tuple[e.Record, float, Sequence[e.WireEvent] | None]] = []
         # Encoded, neither in the store nor delivered yet; the first `lent` of them are on their way to the next hop.
+        # While those before them are being stored, none goes there: they may come back.
         self.unsaved: list[bytes] = []
         self.lent = 0
+        self.storing = False
         # That were made and delivered since its row was written, and the words of new spans, by turn.
         self.delivered = 0
         self.said: list[tuple[int, str]] = []
@@ -86,13 +88,17 @@ class Open:
         self.made += count
         self.delivered += count
 
-    def news(self) -> News:
-        """What the store is to get with its row; it has it no more. Spans come in one order, so those behind some that
-        are on their way wait for these."""
-        unsaved = [] if self.lent else self.unsaved
+    @property
+    def may_be_lent(self) -> bool:
+        return bool(self.unsaved) and not (self.lent or self.storing or self.erased)
+
+    def news(self, stores: bool) -> News:
+        """What the store is to get with its row, and its spans where it `stores` them; it has it no more. Spans come in
+        one order, so those behind some that are on their way wait for these."""
+        unsaved = self.unsaved if stores and not self.lent else []
         new = News(unsaved, self.said, self.delivered)
         if unsaved:
-            self.unsaved = []
+            self.unsaved, self.storing = [], True
         self.made, self.said, self.delivered = self.made + len(unsaved), [], 0
         return new
 

@@ -12,8 +12,9 @@ import heapq
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from itertools import islice
+from typing import Protocol
 
 from otel_voice import events as e
 from otel_voice import spans
@@ -38,8 +39,8 @@ SLICE_S = 0.0005
 SESSION_S = 0.005
 FLUSHED_AT_ONCE = 20
 SPANS_AT_ONCE = 64
-# What is sent without a detour by the disk: so many spans a request, and no more bytes.
-LENT_SPANS, LENT_BYTES = 512, 2**20
+# What is sent without a detour by the disk: so many spans a request, and no more bytes; and so many may wait for it.
+LENT_SPANS, LENT_BYTES, WAITING_SPANS = 512, 2**20, 8_192
 # At the end, answers are waited for as long.
 LENT_S = 2.0
 # How long a session that is over stays in memory for latecomers.
@@ -85,6 +86,17 @@ class Slice:
         self._ends = self._time() + SESSION_S
 
 
+class Hop(Protocol):
+    """Where spans go that are not in the store."""
+
+    @property
+    def is_well(self) -> bool:
+        """It takes what it gets, as far as is known."""
+
+    def send(self, bodies: list[bytes]) -> asyncio.Future[bool] | None:
+        """Whether it took them; None where it is not well or has enough to do."""
+
+
 class Sessions:
     def __init__(
         self,
@@ -109,9 +121,10 @@ class Sessions:
         self._wrote_at = self._last_at
         self._looked_at = clock() * 1000
         self.on_made: Callable[[], None] = lambda: None
-        # Sends spans now, and says later whether the next hop took them; None where it cannot.
-        self.send: Callable[[list[bytes]], asyncio.Future[bool] | None] = lambda _: None
+        self.hop: Hop | None = None
         self._sending: set[asyncio.Future[bool]] = set()
+        # The flush under way writes spans, too.
+        self._stores = True
         self._listening: list[Changes] = []
         self.refused = 0
         self._cannot_write = OnceAMinute()
@@ -390,6 +403,7 @@ class Sessions:
 
     async def stop(self) -> None:
         """The last flush: the rows say all that came, for nobody will tell the rest before the next start."""
+        self.hop = None
         if self._sending:
             _, late = await asyncio.wait(self._sending, timeout=LENT_S)
             for sending in late:
@@ -402,22 +416,31 @@ class Sessions:
     async def _flush(self, so_far: int = 0) -> None:
         # One after the other: a later one that succeeds must not pass over what an earlier one could not write.
         async with self._flushing:
-            dirty, self._dirty = self._dirty, {}
+            self._stores = self._has_to_store()
+            dirty, self._dirty = self._dirty | (self._unsaved if self._stores else {}), {}
             # What the rows count goes as far as the log that they are said to know, whatever comes meanwhile.
             whole = [(entry, entry.events) for entry in dirty.values()]
             self._dirty = await self._write(list(dirty.values()), so_far, self._applied, whole) | self._dirty
 
     async def _flush_spans(self) -> None:
+        self._send()
         async with self._flushing:
-            self._send()
-            await self._write([entry for entry in self._unsaved.values() if not entry.lent], 0, 0, [])
+            self._stores = self._has_to_store()
+            if self._stores:
+                await self._write([entry for entry in self._unsaved.values() if not entry.lent], 0, 0, [])
+
+    def _has_to_store(self) -> bool:
+        """New spans: where they cannot go on soon."""
+        if self.hop is None or not self.hop.is_well:
+            return True
+        return sum([len(entry.unsaved) for entry in self._unsaved.values()]) > WAITING_SPANS
 
     def _send(self) -> None:
         """Where the next hop takes what it gets, new spans need not lie on the disk: until it has taken them, the rows
         know nothing of them, and the log would give them again."""
-        for loan in _loans(entry for entry in self._unsaved.values() if not entry.lent):
-            sending = self.send([body for entry, count in loan for body in entry.unsaved[:count]])
-            if sending is None:
+        for loan in _loans([entry for entry in self._unsaved.values() if entry.may_be_lent]):
+            bodies = [body for entry, count in loan for body in entry.unsaved[:count]]
+            if self.hop is None or (sending := self.hop.send(bodies)) is None:
                 return
             for entry, count in loan:
                 entry.lent = count
@@ -436,12 +459,13 @@ class Sessions:
                 self._dirty[entry.no] = entry
             if not entry.unsaved:
                 self._unsaved.pop(entry.no, None)
+        self._send()
 
     async def _write(
         self, entries: list[Open], so_far: int, applied: int, whole: list[tuple[Open, int]]
     ) -> dict[int, Open]:
         """By parts, with the last of which all know so much of the log. Gives those that are to be written again."""
-        for first, last in _parts(entries):
+        for first, last in _parts(entries, self._stores):
             is_last = last == len(entries)
             part = entries[first:last]
             known = (applied, whole) if is_last else (0, [])
@@ -473,7 +497,7 @@ class Sessions:
             self._catch_up(entry)
             # Its row must not say that it is over while spans of it are on their way here.
             self._collect(entry)
-        news = [(entry, entry.news()) for entry in living]
+        news = [(entry, entry.news(self._stores)) for entry in living]
         rows = [entry.summarized(n < so_far) for n, entry in enumerate(living)]
         bodies = [(entry.no, body) for entry, new in news for body in new.unsaved]
         said = [(entry.no, *turn) for entry, new in news for turn in new.said]
@@ -487,6 +511,9 @@ class Sessions:
             for entry, new in news:
                 entry.take_back(new)
             raise
+        finally:
+            for entry in living:
+                entry.storing = False
         for changes in self._listening:
             changes.note(rows, self._wrote_at)
         for entry in entries:
@@ -554,6 +581,7 @@ class Sessions:
             entry.erased = True
             try:
                 await self._store.erase(entry.no)
+                self._unsaved.pop(entry.no, None)
             except Unavailable:
                 entry.leaving = entry.erased = False
                 self._open[entry.session.id] = entry
@@ -574,10 +602,10 @@ class Sessions:
         await self._store.retire(no, delivered)
 
 
-def _loans(entries: Iterable[Open]) -> Iterator[list[tuple[Open, int]]]:
+def _loans(entries: list[Open]) -> Iterator[list[tuple[Open, int]]]:
     """Which sessions' spans go into a request, and how many of each, the first ones."""
     loan, spans_in_it, size = list[tuple[Open, int]](), 0, 0
-    for entry in list(entries):
+    for entry in entries:
         if loan and (spans_in_it >= LENT_SPANS or size >= LENT_BYTES):
             yield loan
             loan, spans_in_it, size = [], 0, 0
@@ -593,11 +621,11 @@ def _loans(entries: Iterable[Open]) -> Iterator[list[tuple[Open, int]]]:
         yield loan
 
 
-def _parts(entries: list[Open]) -> Iterator[tuple[int, int]]:
+def _parts(entries: list[Open], stores: bool) -> Iterator[tuple[int, int]]:
     """From where to where a transaction goes: long ones hold up whoever posts meanwhile."""
     first = spans_in_it = 0
     for n, entry in enumerate(entries):
-        spans_in_it += len(entry.unsaved)
+        spans_in_it += len(entry.unsaved) if stores else 0
         if n + 1 == len(entries) or n + 1 == first + FLUSHED_AT_ONCE or spans_in_it >= SPANS_AT_ONCE:
             yield first, n + 1
             first, spans_in_it = n + 1, 0

@@ -843,16 +843,20 @@ class Hop:
     """The next hop, which answers when the test says so; `taken` are the spans that it has."""
 
     def __init__(self) -> None:
+        self.is_well = True
         self.asked: list[tuple[list[bytes], asyncio.Future[bool]]] = []
         self.taken: list[bytes] = []
 
-    def send(self, bodies: list[bytes]) -> asyncio.Future[bool]:
+    def send(self, bodies: list[bytes]) -> asyncio.Future[bool] | None:
+        if not self.is_well:
+            return None
         answer = asyncio.get_running_loop().create_future()
         self.asked.append((bodies, answer))
         return answer
 
     def answer(self, taken: bool) -> None:
         asked, self.asked = self.asked, []
+        self.is_well = taken
         for bodies, answer in asked:
             self.taken += bodies if taken else []
             answer.set_result(taken)
@@ -865,7 +869,7 @@ class Hop:
 @pytest.fixture
 def hop(receiver: Receiver) -> Hop:
     hop = Hop()
-    receiver.sessions.send = hop.send
+    receiver.sessions.hop = hop
     return hop
 
 
@@ -908,7 +912,7 @@ async def test_a_crash_while_spans_are_on_their_way_costs_none_though_their_sess
 ) -> None:
     hop = Hop()
     async with started(tmp_path, clock) as first:
-        first.sessions.send = hop.send
+        first.sessions.hop = hop
         await made_and_sent(first, clock)
         await first.sessions.flush()
         assert (first.accepted, first.store.reader.ledger().mapped) == (2, 0)
@@ -929,7 +933,7 @@ async def test_the_words_of_a_turn_that_was_sent_past_the_store_are_found(
 async def test_an_end_waits_for_answers_and_stores_what_was_not_taken(tmp_path: Path, clock: Clock) -> None:
     hop = Hop()
     async with started(tmp_path, clock) as receiver:
-        receiver.sessions.send = hop.send
+        receiver.sessions.hop = hop
         await made_and_sent(receiver, clock)
         stop = asyncio.ensure_future(receiver.sessions.stop())
         await turns_of_loop()
@@ -972,7 +976,7 @@ async def sent_or_stored(script: list[tuple[Any, ...]], directory: Path) -> None
     clock, hop, restarted = Clock(), Hop(), False
     pages = {id_: Page(id_, clock) for id_ in IDS}
     receiver = Receiver(directory, clock)
-    receiver.sessions.send = hop.send
+    receiver.sessions.hop = hop
     await receiver.sessions.start()
     for kind, *what in script:
         if kind == "event":
@@ -999,7 +1003,7 @@ async def sent_or_stored(script: list[tuple[Any, ...]], directory: Path) -> None
             await receiver.crash()
             clock.now, restarted = clock.now + what[0], True
             receiver = Receiver(directory, clock)
-            receiver.sessions.send = hop.send
+            receiver.sessions.hop = hop
             await receiver.sessions.start()
     hop.answer(False)
     await turns_of_loop()
