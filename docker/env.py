@@ -17,6 +17,8 @@ TEXT = """\
 OTEL_VOICE_API_KEY=<secret>
 # Opens http://127.0.0.1:8770 in a browser.
 OTEL_VOICE_VIEWER_TOKEN=<secret>
+# Where pages reach the receiver, as https://voice.example.com; empty for the address by which your backend asks
+OTEL_VOICE_PUBLIC_URL=
 # Origins of your pages, as https://app.example.com,https://www.example.com
 OTEL_VOICE_ALLOWED_ORIGINS=
 # Where the links to Langfuse go; empty for none.

@@ -95,7 +95,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Ap
             viewers = ViewerTokens(settings.viewer_token, *keys) if settings.viewer_token else None
             gate = Gate(settings, tokens, clock, viewers)
             treated = content(settings.capture)
-            receiver = Receiver(sessions, store, tokens, gate, app.state.load, clock, treated)
+            receiver = Receiver(sessions, store, tokens, gate, app.state.load, clock, treated, settings.public_url)
             app.front = Front(receiver, origins, clock, EXCEPTIONS)
             stack.push_async_callback(_stop, _background(app, app.state.load.watch()))
             app.router.routes += receiver.routes()

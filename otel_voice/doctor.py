@@ -68,6 +68,9 @@ async def _findings(
     yield _disk(settings, free)
     waiting("asking the receiver")
     yield await _receiver(settings, option, limits.answer_s)
+    if settings.public_url is not None:
+        waiting("asking by the public address")
+        yield await _public(settings.public_url, limits.answer_s)
     waiting("sending a probe span")
     trace_id = uuid.uuid4().hex
     taken, finding = await next_hop(settings, trace_id, heard, limits.answer_s)
@@ -226,6 +229,19 @@ async def _receiver(settings: Settings, option: str, answer_s: float) -> Finding
     if not response.is_success:
         return mend("receiver", f"{url} is not ready: {response.status_code} {response.text[:200].strip()}")
     return ok("receiver", f"{url} is ready")
+
+
+async def _public(url: str, answer_s: float) -> Finding:
+    """Whether it leads to a receiver, whose end of a session answers 405. Pages may go another way there."""
+    try:
+        response = await get(f"{url}/v1/sessions/doctor/end", answer_s)
+    except NoAnswer as error:
+        return look("public", f"pages post to {url}, which cannot be reached from here ({error}): can they?")
+    if TIME_HEADER not in response.headers:
+        return look("public", f"pages post to {url}, where from here no receiver answers, but {response.status_code}")
+    if response.status_code == 404:
+        return mend("public", f"pages post to {url}, where a receiver says 404: the proxy has to take off its own path")
+    return ok("public", f"pages post to {url}, where a receiver answers")
 
 
 def _is_worked_on(directory: Path) -> bool:

@@ -70,7 +70,8 @@ class Verdict(Struct):
 
 
 class Receiver:
-    """`content` says what of an event is stored; without it all is."""
+    """`content` says what of an event is stored; without it all is. `public_url` is where pages reach this; without it,
+    the address by which the app asks."""
 
     def __init__(
         self,
@@ -81,9 +82,11 @@ class Receiver:
         load: Load,
         clock: Callable[[], float],
         content: Content | None = None,
+        public_url: str | None = None,
     ) -> None:
         self._sessions, self._store, self._tokens = sessions, store, tokens
         self._gate, self._load, self._clock, self._content = gate, load, clock, content
+        self._public_url = public_url
         self._limits = Limits()
 
     def routes(self) -> list[Route]:
@@ -117,10 +120,15 @@ class Receiver:
             trace_id=trace_id,
             token=self._tokens.mint(session_id, expires_at),
             traceparent=spans.traceparent(trace_id, spans.root_id(trace_id)),
-            events_url=str(request.url_for("events", id=session_id)),
+            events_url=self._events_url(request, session_id),
             expires_at=int(expires_at) * 1000,
         )
         return JSON(made, 201, {"cache-control": "no-store"})
+
+    def _events_url(self, request: Request, session_id: str) -> str:
+        if self._public_url is None:
+            return str(request.url_for("events", id=session_id))
+        return f"{self._public_url}{request.app.url_path_for('events', id=session_id)}"
 
     async def events(self, request: Request) -> Response:
         """Takes a batch of events.

@@ -59,6 +59,8 @@ class Settings(Struct, frozen=True):
     export: Export | None = None
     # The operator has said that spans go nowhere; without an address they wait for one.
     export_nothing: bool = False
+    # Where pages reach the receiver, if that is not the address by which the app's backend asks.
+    public_url: str | None = None
     # Where a trace can be looked at: its id is added to these.
     jaeger_url: str | None = None
     langfuse_url: str | None = None
@@ -98,6 +100,7 @@ def read(
         resource=_resource(env),
         export=export(env),
         export_nothing=_choice(env, "OTEL_TRACES_EXPORTER", "otlp", ("otlp", "none")) == "none",
+        public_url=_public_url(env),
         jaeger_url=_page(env, "OTEL_VOICE_JAEGER_URL"),
         langfuse_url=_page(env, "OTEL_VOICE_LANGFUSE_URL"),
         viewer_token=_secret(env, "OTEL_VOICE_VIEWER_TOKEN", 16),
@@ -105,6 +108,10 @@ def read(
     if settings.api_key is None and not settings.loopback:
         raise BadSetting(
             f"--host {settings.host} can be reached from outside: set OTEL_VOICE_API_KEY, or bind 127.0.0.1"
+        )
+    if settings.api_key is None and settings.public_url and not _is_loopback(settings.public_url):
+        raise BadSetting(
+            "OTEL_VOICE_PUBLIC_URL is not of this machine: set OTEL_VOICE_API_KEY, without which nobody else may ask"
         )
     return settings
 
@@ -259,6 +266,16 @@ def _url(name: str, url: str) -> str:
     if not valid:
         raise BadSetting(f"{name} must be an address like http://127.0.0.1:4318, not {url!r}")
     return url
+
+
+def _public_url(env: Mapping[str, str]) -> str | None:
+    url = env.get("OTEL_VOICE_PUBLIC_URL") or ""
+    if any(mark in url for mark in "?#@"):
+        raise BadSetting(
+            "OTEL_VOICE_PUBLIC_URL must be an address like https://voice.example.com/otel: no query, fragment, user "
+            "or password"
+        )
+    return _page(env, "OTEL_VOICE_PUBLIC_URL")
 
 
 def _page(env: Mapping[str, str], name: str) -> str | None:

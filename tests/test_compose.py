@@ -156,7 +156,12 @@ def test_make_env_writes_fresh_secrets_for_its_owner_only(tmp_path: Path, env_fi
     one, other = values_in(env_file), values_in(tmp_path / ".env")
     assert one.keys() == other.keys()
     same = {name for name in one if one[name] == other[name]}
-    assert same == {"OTEL_VOICE_ALLOWED_ORIGINS", "OTEL_VOICE_LANGFUSE_URL", "LANGFUSE_USER_EMAIL"}
+    assert same == {
+        "OTEL_VOICE_PUBLIC_URL",
+        "OTEL_VOICE_ALLOWED_ORIGINS",
+        "OTEL_VOICE_LANGFUSE_URL",
+        "LANGFUSE_USER_EMAIL",
+    }
     fresh = [value for name, value in other.items() if name not in same]
     assert len(set(fresh)) == len(fresh)
     assert min(map(len, fresh)) >= 24

@@ -365,6 +365,39 @@ async def test_a_receiver_that_is_not_ready_says_why(data_dir: Path, langfuse_se
     assert found["receiver"].text.endswith("is not ready: 503 the store is full (1024 MiB)")
 
 
+# The public address
+
+
+async def test_without_a_public_address_none_is_asked(data_dir: Path) -> None:
+    assert "public" not in await looked(data_dir)
+
+
+@pytest.mark.parametrize("env", [{}, {"OTEL_VOICE_API_KEY": "a-key-of-the-apps-backend"}], ids=["no key", "a key"])
+async def test_a_public_address_that_leads_to_a_receiver_is_ok(
+    receiver: Callable[..., Receiver], env: dict[str, str]
+) -> None:
+    works = receiver(**env)
+    found = await looked(works.data_dir, {"OTEL_VOICE_PUBLIC_URL": f"{works.url}/"})
+    assert found["public"] == Finding("public", "ok", f"pages post to {works.url}, where a receiver answers")
+
+
+async def test_a_proxy_that_passes_its_own_path_on_is_found(receiver: Callable[..., Receiver]) -> None:
+    works = receiver()
+    found = await looked(works.data_dir, {"OTEL_VOICE_PUBLIC_URL": f"{works.url}/otel"})
+    assert found["public"].state == "mend"
+    assert "the proxy has to take off its own path" in found["public"].text
+
+
+async def test_a_public_address_where_no_receiver_answers_is_worth_a_look(
+    data_dir: Path, langfuse_server: LangfuseServer
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    for url, said in ((nobody, "ConnectError"), (langfuse_server.base_url, "no receiver answers, but 4")):
+        found = await looked(data_dir, {"OTEL_VOICE_PUBLIC_URL": url})
+        assert found["public"].state == "look"
+        assert f"pages post to {url}" in found["public"].text and said in found["public"].text
+
+
 # The next hop
 
 

@@ -104,48 +104,50 @@ class Proxy:
             return client.request(method, path, extensions={"sni_hostname": NAME}, **options)
 
 
-def nginx(proxy: Proxy) -> Program:
+def nginx(proxy: Proxy, conf: str = NGINX_CONF) -> Program:
     certificates = f"/etc/letsencrypt/live/{NAME}"
-    text = NGINX_CONF.replace("listen 443 ", f"listen 127.0.0.1:{proxy.port} ")
+    text = conf.replace("listen 443 ", f"listen 127.0.0.1:{proxy.port} ")
     text = text.replace(f"{certificates}/fullchain.pem", str(proxy.cert))
     text = text.replace(f"{certificates}/privkey.pem", str(proxy.key))
     text = text.replace(ADDRESS.removeprefix("http://"), f"127.0.0.1:{proxy.upstream.port}")
     names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     own = [f"{name}_temp_path {proxy.folder}/{name};" for name in names]
-    conf = proxy.folder / "nginx.conf"
+    file = proxy.folder / "nginx.conf"
     # Its workers write bodies into the test's folder, which is nobody else's.
     user = "" if os.geteuid() else "user root;\n"
     head = f"{user}daemon off;\npid {proxy.folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n"
-    conf.write_text("\n".join([head, *own, text, "}"]))
-    command = [str(binary_of(NGINX)), "-e", "stderr", "-c", str(conf)]
+    file.write_text("\n".join([head, *own, text, "}"]))
+    command = [str(binary_of(NGINX)), "-e", "stderr", "-c", str(file)]
     assert subprocess.run([*command, "-t"], capture_output=True).returncode == 0
     return Program("nginx", command, proxy.folder, {})
 
 
-def caddy(proxy: Proxy) -> Program:
+def caddy(proxy: Proxy, conf: str = CADDYFILE) -> Program:
     own = "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"
     at = f"https://{proxy.host} {{\n\tbind 127.0.0.1\n\ttls {proxy.cert} {proxy.key}"
-    text = own + CADDYFILE.replace(f"{NAME} {{", at)
+    text = own + conf.replace(f"{NAME} {{", at)
     text = text.replace(ADDRESS.removeprefix("http://"), f"127.0.0.1:{proxy.upstream.port}")
-    conf = proxy.folder / "Caddyfile"
-    conf.write_text(text)
-    command = [str(binary_of(CADDY)), "run", "--adapter", "caddyfile", "--config", str(conf)]
+    file = proxy.folder / "Caddyfile"
+    file.write_text(text)
+    command = [str(binary_of(CADDY)), "run", "--adapter", "caddyfile", "--config", str(file)]
     return Program("caddy", command, proxy.folder, {"HOME": str(proxy.folder)})
 
 
 @pytest.fixture(params=[nginx, caddy], ids=["nginx", "caddy"])
 def proxy(request: pytest.FixtureRequest, tmp_path: Path, receiver: Callable[..., Receiver], keep: Keep) -> Proxy:
     proxy = Proxy(tmp_path, receiver(**SECRETS))
-    program = keep(request.param(proxy))
+    wait_until_ready(proxy, keep(request.param(proxy)))
+    return proxy
 
+
+def wait_until_ready(proxy: Proxy, program: Program, path: str = "") -> None:
     def answers() -> bool:
         try:
-            return proxy.request("GET", "/readyz").text == "ok\n"
+            return proxy.request("GET", f"{path}/readyz").text == "ok\n"
         except httpx.TransportError:
             return False
 
     wait_for(answers, 20, "the proxy", program.log)
-    return proxy
 
 
 def made_by(proxy: Proxy) -> dict[str, Any]:
@@ -165,6 +167,29 @@ def test_a_page_posts_through_the_proxy_to_the_address_that_the_backend_got(prox
     assert made["events_url"].startswith(f"https://{proxy.host}/v1/sessions/")
     answer = post(proxy, made, {"type": "turn_complete", "turn_id": "t1"})
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (204, ORIGIN)
+
+
+# As the page says below them: the proxy takes its own path off.
+LOCATION, HANDLE = "location /otel/ { proxy_pass http://otel_voice/; … }", "handle_path /otel/*"
+NGINX_UNDER = NGINX_CONF.replace("location / {", "location /otel/ {").replace("//otel_voice;", "//otel_voice/;")
+CADDY_UNDER = re.sub(r"(reverse_proxy .*)", rf"{HANDLE} {{\n\t\t\1\n\t}}", CADDYFILE)
+
+
+@pytest.mark.parametrize(
+    "run", [partial(nginx, conf=NGINX_UNDER), partial(caddy, conf=CADDY_UNDER)], ids=["nginx", "caddy"]
+)
+def test_a_page_posts_through_a_proxy_that_takes_its_own_path_off(
+    receiver: Callable[..., Receiver], tmp_path: Path, keep: Keep, run: Callable[[Proxy], Program]
+) -> None:
+    assert f"`{LOCATION}` or Caddy's `{HANDLE}`" in (ROOT / PAGE).read_text()
+    proxy = Proxy(tmp_path, receiver(**SECRETS, OTEL_VOICE_PUBLIC_URL=f"https://{NAME}/otel"))
+    wait_until_ready(proxy, keep(run(proxy)), "/otel")
+    headers = {"authorization": f"Bearer {API_KEY}"}
+    # By an inner address.
+    made = httpx.post(f"{proxy.upstream.url}/v1/sessions", headers=headers, json={}).json()
+    assert made["events_url"].startswith(f"https://{NAME}/otel/v1/sessions/")
+    public = {**made, "events_url": made["events_url"].replace(NAME, proxy.host)}
+    assert post(proxy, public, {"type": "turn_complete", "turn_id": "t1"}).status_code == 204
 
 
 def test_the_pages_command_shows_the_public_address(proxy: Proxy, tmp_path: Path) -> None:

@@ -84,6 +84,13 @@ async def test_a_new_session_answers_with_all_that_a_page_needs(app: App) -> Non
     }
 
 
+async def test_pages_are_sent_to_the_public_address_however_the_backend_asks(tmp_path: Path) -> None:
+    async with running(tmp_path, api_key=API_KEY, public_url="https://voice.example.com/otel") as app:
+        headers = KEY | {"host": "receiver:8770", "x-forwarded-proto": "http"}
+        made = (await app.client.post("/v1/sessions", json={"session_id": "call-17:a.b"}, headers=headers)).json()
+        assert made["events_url"] == "https://voice.example.com/otel/v1/sessions/call-17:a.b/events"
+
+
 async def test_a_session_without_an_id_gets_a_uuid(app: App) -> None:
     made = (await app.client.post("/v1/sessions")).json()
     assert str(uuid.UUID(made["session_id"])) == made["session_id"]

@@ -39,7 +39,7 @@ def test_the_command_line_goes_before_the_environment(tmp_path: Path) -> None:
 
 
 def test_an_empty_value_is_none() -> None:
-    empty = ["HOST", "PORT", "API_KEY", "TOKEN_KEY", "ALLOWED_ORIGINS", "SYNCHRONOUS"]
+    empty = ["HOST", "PORT", "API_KEY", "PUBLIC_URL", "TOKEN_KEY", "ALLOWED_ORIGINS", "SYNCHRONOUS"]
     env = {f"OTEL_VOICE_{name}": "" for name in empty} | {"OTEL_EXPORTER_OTLP_ENDPOINT": "", "LANGFUSE_PUBLIC_KEY": ""}
     assert read({"HOME": "/", **env}) == read({"HOME": "/"})
 
@@ -63,6 +63,20 @@ def test_where_traces_can_be_looked_at_and_by_whom() -> None:
     assert settings.langfuse_url == "https://cloud.langfuse.com/project/p"
     assert settings.viewer_token == SECRET
     assert read({}).jaeger_url is read({}).langfuse_url is read({}).viewer_token is None
+
+
+PUBLIC = "OTEL_VOICE_PUBLIC_URL"
+
+
+@pytest.mark.parametrize("url", ["https://voice.example.com", "https://voice.example.com:8443/otel", "http://10.0.0.5"])
+def test_pages_reach_it_elsewhere_where_a_key_says_who_may_make_sessions(url: str) -> None:
+    for said in (url, f"{url}/"):
+        assert read({PUBLIC: said, "OTEL_VOICE_API_KEY": SECRET}).public_url == url
+    assert sentence({PUBLIC: url}).startswith("OTEL_VOICE_PUBLIC_URL is not of this machine: set OTEL_VOICE_API_KEY")
+
+
+def test_without_a_key_pages_of_this_machine_may_reach_it_by_another_path() -> None:
+    assert read({PUBLIC: "http://localhost:5173/otel/"}).public_url == "http://localhost:5173/otel"
 
 
 OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
@@ -104,6 +118,12 @@ BAD: list[tuple[dict[str, str], str]] = [
     ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER must be otlp or none"),
     ({"OTEL_VOICE_RETENTION_DAYS": "0.5"}, "OTEL_VOICE_RETENTION_DAYS must be a number from 1 to 36500"),
     ({"OTEL_VOICE_RETENTION_DAYS": "nan"}, "OTEL_VOICE_RETENTION_DAYS must"),
+    ({PUBLIC: "voice.example.com"}, "OTEL_VOICE_PUBLIC_URL must be an address like"),
+    ({PUBLIC: "wss://voice.example.com"}, "OTEL_VOICE_PUBLIC_URL must be an address like"),
+    ({PUBLIC: "https:///otel"}, "OTEL_VOICE_PUBLIC_URL must be an address like"),
+    ({PUBLIC: f"https://voice.example.com/?key={SECRET}"}, "OTEL_VOICE_PUBLIC_URL must be an address like"),
+    ({PUBLIC: f"https://voice.example.com/#{SECRET}"}, "OTEL_VOICE_PUBLIC_URL must be an address like"),
+    ({PUBLIC: f"https://user:{SECRET}@voice.example.com"}, "OTEL_VOICE_PUBLIC_URL must be an address like"),
     ({"OTEL_VOICE_JAEGER_URL": "127.0.0.1:16686"}, "OTEL_VOICE_JAEGER_URL must be an address"),
     ({"OTEL_VOICE_LANGFUSE_URL": "cloud.langfuse.com"}, "OTEL_VOICE_LANGFUSE_URL must be an address"),
     ({"OTEL_VOICE_VIEWER_TOKEN": "s3cr3t"}, "OTEL_VOICE_VIEWER_TOKEN must have at least 16 characters"),
