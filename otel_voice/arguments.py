@@ -33,6 +33,7 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     _serve_parser(commands, runs)
     _store_parsers(commands, runs)
     _dead_letters_parser(commands, runs)
+    _backup_parser(commands, runs)
     _replay_parser(commands, runs)
     _doctor_parser(commands, runs)
     return whole
@@ -137,6 +138,14 @@ def _dead_letters_parser(commands: Commands, runs: Mapping[str, Run]) -> None:
                 "number", metavar="NUMBER", type=int, nargs="*", default=[], help="their numbers in the list"
             )
             which.add_argument("--all", action="store_true", help="all of them")
+
+
+def _backup_parser(commands: Commands, runs: Mapping[str, Run]) -> None:
+    help_ = "copy the store and its token key into a new folder, also while a receiver works on it"
+    command = _command(commands, "backup", help_, runs["backup"])
+    _add_data_dir(command)
+    where = "the folder that is made; `otel-voice serve --data-dir` takes a copy of it"
+    command.add_argument("folder", metavar="FOLDER", type=Path, help=where)
 
 
 def _add_list_options(command: argparse.ArgumentParser, default: object) -> None:

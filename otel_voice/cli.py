@@ -1,4 +1,4 @@
-"""otel-voice: serve | demo | replay | sessions | show | resend | dead-letters | doctor."""
+"""otel-voice: serve | demo | replay | sessions | show | resend | dead-letters | backup | doctor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
+from pathlib import Path
 
 import msgspec
 import uvicorn
@@ -25,6 +26,7 @@ from starlette.applications import Starlette
 from otel_voice import __version__, display, doctor, resend, settings
 from otel_voice.app import create_app, encoder
 from otel_voice.arguments import parser
+from otel_voice.backup import back_up
 from otel_voice.edge import CONNECTIONS
 from otel_voice.exporter import client
 from otel_voice.links import Links
@@ -34,7 +36,7 @@ from otel_voice.replay import ReplayFailed, replay
 from otel_voice.session import Session
 from otel_voice.spans import Span
 from otel_voice.spans import session_id as canonical
-from otel_voice.store import Locked, OtherSchema, Reader, SessionRow, Unavailable, check, drop, retry
+from otel_voice.store import FILE, Locked, OtherSchema, Reader, SessionRow, Unavailable, check, drop, retry
 from otel_voice.summary import Summary
 
 DEMO = ("gemini-live.jsonl", "openai-realtime.jsonl", "lost-connection.jsonl")
@@ -225,7 +227,7 @@ def _canonical(text: str) -> str:
         raise Failed(str(error)) from None
 
 
-# sessions, show, resend, dead-letters
+# sessions, show, resend, dead-letters, backup
 
 
 @contextlib.contextmanager
@@ -395,6 +397,20 @@ def _no_dead_letter(number: int, chosen: settings.Settings) -> str:
     return f"there is no dead letter {number}; `otel-voice dead-letters{option}` lists those that there are"
 
 
+def _backup(arguments: argparse.Namespace) -> None:
+    folder: Path = arguments.folder
+    with _reader(arguments) as (_, chosen):
+        mib = (chosen.data_dir / FILE).stat().st_size >> 20
+        try:
+            with display.progress(mib, "copying", "MiB") as advance:
+                ledger = back_up(chosen.data_dir, folder, advance)
+        except FileExistsError:
+            raise Failed(f"{folder} exists already, and a backup replaces nothing: choose another name") from None
+        except OSError as error:
+            raise Failed(f"{folder} cannot be made: {error.strerror}") from None
+    print(f"{folder} holds {' and '.join(sorted(os.listdir(folder)))} of {chosen.data_dir}; {ledger}")
+
+
 RUNS = {
     "serve": _serve,
     "demo": _demo,
@@ -403,6 +419,7 @@ RUNS = {
     "sessions": _sessions,
     "show": _show,
     "resend": _resend,
+    "backup": _backup,
     "dead-letters list": _dead_letters,
     "dead-letters show": _show_dead_letter,
     "dead-letters retry": _retry_dead_letters,

@@ -20,7 +20,7 @@ from otel_voice.store import FILE, Reader, lock
 from tests.facts import RECORDINGS
 from tests.real import COLLECTOR_CONFIG, LangfuseServer, Receiver, Reply, free_port, wait_for
 
-COMMANDS = ("serve", "demo", "replay", "sessions", "show", "resend", "dead-letters", "doctor")
+COMMANDS = ("serve", "demo", "replay", "sessions", "show", "resend", "dead-letters", "backup", "doctor")
 BARGE_IN, TOOLS = RECORDINGS / "gemini_barge_in.jsonl", RECORDINGS / "openai_tool_round.jsonl"
 GEMINI = ("--provider", "gemini-live")
 FIRST, SECOND = "0af76519-16cd-43dd-8448-eb211c80319c", "second-call"

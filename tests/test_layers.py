@@ -120,6 +120,7 @@ ALLOWED: dict[str, set[str]] = {
     "download": {"bodies", "events", "fields", "otlp", "reads", "spans", "store"},
     "recording": {"adapters", "bodies", "download", "events", "session", "spans", "summary"},
     "replay": {"events", "receiver", "recording", "summary"},
+    "backup": {"store", "tokens"},
     "columns": set(),
     "display": {"columns", "findings", "links", "otlp", "semconv", "spans", "store", "summary"},
 }

@@ -2,9 +2,10 @@
 
 `writer` has the one thread that writes, `reader` reads beside it, `file` opens the file and sets a damaged one aside,
 `schema` makes it and carries an older one over, `calls` has what lists and plots are made of, `dead_letters` what an
-operator does to them.
+operator does to them, `copying` makes a backup's file.
 """
 
+from otel_voice.store.copying import copy
 from otel_voice.store.dead_letters import drop, retry
 from otel_voice.store.file import FILE, lock
 from otel_voice.store.reader import Reader
@@ -54,6 +55,7 @@ __all__ = [
     "Unavailable",
     "Unwritable",
     "check",
+    "copy",
     "drop",
     "lock",
     "retry",

@@ -1,4 +1,4 @@
-"""Fetches the programs that docs/production.md puts beside a receiver: the reverse proxies, and SQLite's shell.
+"""Fetches the programs that docs/production.md puts before a receiver: the reverse proxies.
 
 They are the distribution's packages, unpacked into the cache folder and not installed: no service starts.
 `python -m tests.components.programs` prints where they are. With --if-possible a machine that cannot have them is no
@@ -59,8 +59,7 @@ def _part(name: str, variable: str) -> Part:
 
 NGINX = _part("nginx", "OTEL_VOICE_TEST_NGINX")
 CADDY = _part("caddy", "OTEL_VOICE_TEST_CADDY")
-SQLITE = _part("sqlite3", "OTEL_VOICE_TEST_SQLITE")
 
 
 if __name__ == "__main__":
-    sys.exit(get([NGINX, CADDY, SQLITE], sys.argv[1:]))
+    sys.exit(get([NGINX, CADDY], sys.argv[1:]))
