@@ -46,8 +46,6 @@ DEMO_LIVE = "openai-realtime.jsonl"
 LISTED = 5
 # Requests end within this after SIGTERM; then comes the drain.
 GRACE_S = 3
-# A laptop's; what is delivered of the demo is no loss.
-DEMO_LIMITS = {"OTEL_VOICE_RETENTION_DAYS": "7", "OTEL_VOICE_MAX_STORE_MIB": "256"}
 
 
 class Failed(Exception):
@@ -153,9 +151,9 @@ def _run(app: Starlette, server: uvicorn.Server, listening: socket.socket) -> in
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    own = str(settings.default_data_dir(os.environ) / "demo")
+    own = str(settings.demo_data_dir(os.environ))
     directory = arguments.data_dir or os.environ.get("OTEL_VOICE_DATA_DIR") or own
-    chosen = settings.read({**DEMO_LIMITS, **os.environ}, arguments.host, arguments.port, directory)
+    chosen = settings.read(os.environ, arguments.host, arguments.port, directory)
     app = create_app(chosen)
     server, listening = _server(app), _listening(chosen)
     threading.Thread(

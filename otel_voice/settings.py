@@ -20,6 +20,9 @@ LANGFUSE_CLOUD = "https://cloud.langfuse.com"
 # What is delivered is kept so long, as long as there is room.
 RETENTION_DAYS = 30.0
 MAX_STORE_MIB = 1024
+# A laptop's; what is delivered of the demo is no loss. They go with its folder, so that every command knows of them.
+DEMO_RETENTION_DAYS = 7.0
+DEMO_MAX_STORE_MIB = 256
 # What is shorter can be guessed from one token.
 TOKEN_KEY_CHARS = 32
 
@@ -86,17 +89,20 @@ def read(
     env: Mapping[str, str], host: str | None = None, port: int | None = None, data_dir: str | None = None
 ) -> Settings:
     """Raises BadSetting with a sentence for the first bad value."""
+    directory = Path(data_dir or env.get("OTEL_VOICE_DATA_DIR") or default_data_dir(env))
+    is_demo = directory.resolve() == demo_data_dir(env).resolve()
+    days, mib = (DEMO_RETENTION_DAYS, DEMO_MAX_STORE_MIB) if is_demo else (RETENTION_DAYS, MAX_STORE_MIB)
     settings = Settings(
         host=host or env.get("OTEL_VOICE_HOST") or "127.0.0.1",
         port=port if port is not None else _port(env),
-        data_dir=Path(data_dir or env.get("OTEL_VOICE_DATA_DIR") or default_data_dir(env)),
+        data_dir=directory,
         api_key=_secret(env, "OTEL_VOICE_API_KEY", 16),
         token_key=_token_keys(env),
         allowed_origins=_origins(env),
         capture=_capture(env),
         synchronous=_choice(env, "OTEL_VOICE_SYNCHRONOUS", "FULL", ("FULL", "NORMAL")),
-        retention_days=_number(env, "OTEL_VOICE_RETENTION_DAYS", RETENTION_DAYS, 1, 36_500),
-        max_store_mib=int(_number(env, "OTEL_VOICE_MAX_STORE_MIB", MAX_STORE_MIB, 16, 2**24)),
+        retention_days=_number(env, "OTEL_VOICE_RETENTION_DAYS", days, 1, 36_500),
+        max_store_mib=int(_number(env, "OTEL_VOICE_MAX_STORE_MIB", mib, 16, 2**24)),
         resource=_resource(env),
         export=export(env),
         export_nothing=_choice(env, "OTEL_TRACES_EXPORTER", "otlp", ("otlp", "none")) == "none",
@@ -124,6 +130,10 @@ def secrets_in(values: Iterable[str]) -> list[str]:
 
 def default_data_dir(env: Mapping[str, str]) -> Path:
     return Path(env.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "otel-voice"
+
+
+def demo_data_dir(env: Mapping[str, str]) -> Path:
+    return default_data_dir(env) / "demo"
 
 
 def data_dir_option(settings: Settings, env: Mapping[str, str]) -> str:

@@ -149,6 +149,17 @@ def test_how_long_and_how_much_is_kept() -> None:
     assert (given.retention_days, given.max_store_mib) == (2.5, 64)
 
 
+def test_whoever_reads_the_demos_own_folder_knows_its_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env, demo = {"XDG_DATA_HOME": str(tmp_path)}, tmp_path / "otel-voice" / "demo"
+    demo.mkdir(parents=True)
+    monkeypatch.chdir(demo)
+    for said in (str(demo), f"{demo}/", "."):
+        settings = read(env, data_dir=said)
+        assert (settings.retention_days, settings.max_store_mib) == (7, 256)
+    assert read(env | {"OTEL_VOICE_MAX_STORE_MIB": "64"}, data_dir=str(demo)).max_store_mib == 64
+    assert read(env, data_dir=str(tmp_path / "demo")).max_store_mib == 1024
+
+
 # Where spans go
 
 
