@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from msgspec import structs
 
+from otel_voice import fields
+from otel_voice import semconv as s
 from otel_voice.edge import TIME_HEADER
 from otel_voice.findings import Finding, NoAnswer, get, look, mend, ok
 from otel_voice.probe import Heard, Limits, backends, clock_of, langfuse_export, next_hop
@@ -20,6 +23,8 @@ from otel_voice.store import FILE, Damaged, Locked, OtherSchema, Reader, Unavail
 
 LITTLE_DISK, ENOUGH_DISK = 64 * 2**20, 2**30
 USUAL = Limits()
+# Of the resource: the first that is there counts for Langfuse.
+ENVIRONMENTS = (s.ENVIRONMENT, "deployment.environment.name", "deployment.environment")
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
@@ -61,6 +66,8 @@ async def _findings(
     free: Callable[[Path], int],
 ) -> AsyncIterator[Finding]:
     yield _settings(settings)
+    if (resource := _resource(settings, env)) is not None:
+        yield resource
     waiting("reading the store")
     option = data_dir_option(settings, env)
     for finding in _store(settings.data_dir, option):
@@ -100,6 +107,20 @@ def _settings(settings: Settings) -> Finding:
     else:
         where = "by this environment spans wait in the store"
     return ok("settings", f"the store is in {settings.data_dir}, the receiver on {_address(settings)}; {where}")
+
+
+def _resource(settings: Settings, env: Mapping[str, str]) -> Finding | None:
+    """Where there is a Langfuse: any other backend takes any environment."""
+    named = [(name, settings.resource[name]) for name in ENVIRONMENTS if settings.resource.get(name)]
+    if not named or not (env.get("LANGFUSE_PUBLIC_KEY") or settings.langfuse_url):
+        return None
+    name, value = named[0]
+    if re.search(fields.ENVIRONMENT, value):
+        return None
+    wants = "up to 40 of a-z, 0-9, - and _, and not to begin with langfuse"
+    return look(
+        "resource", f"Langfuse files calls under `default`, since {name}={value} is none that it takes: {wants}"
+    )
 
 
 def _address(settings: Settings) -> str:

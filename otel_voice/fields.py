@@ -54,9 +54,9 @@ UserId = Annotated[str, Meta(max_length=200, description="Who speaks.")]
 AgentName = Annotated[Name, Meta(description="Which agent answers.")]
 ProviderName = Annotated[Name, Meta(description="Whose model it is, as `openai`; else its messages tell.")]
 Tag = Annotated[str, Meta(max_length=200)]
-Environment = Annotated[
-    str, Meta(pattern=r"^(?!langfuse)[a-z0-9_-]{1,40}\Z", description="As `production`; Langfuse keeps them apart.")
-]
+# What Langfuse takes; whatever else becomes `default`.
+ENVIRONMENT = r"^(?!langfuse)[a-z0-9_-]{1,40}\Z"
+Environment = Annotated[str, Meta(pattern=ENVIRONMENT, description="As `production`; Langfuse keeps them apart.")]
 IdleTimeout = Annotated[
     float, Meta(ge=1, le=86_400, description="It ends by itself after so many seconds of nothing; by default 1800.")
 ]

@@ -161,6 +161,37 @@ async def test_what_may_take_a_while_is_said_before(data_dir: Path, langfuse_ser
     assert said[-1] == "waiting up to 2 s for the probe span in Langfuse"
 
 
+# The resource
+
+
+@pytest.mark.parametrize(
+    "attributes, said",
+    [
+        ("deployment.environment.name=Production", "deployment.environment.name=Production is none"),
+        ("deployment.environment=eu%20west", "deployment.environment=eu west is none"),
+        (f"deployment.environment.name={'x' * 41}", "up to 40 of a-z, 0-9, - and _"),
+        ("langfuse.environment=langfuse-x,deployment.environment.name=ok", "langfuse.environment=langfuse-x is none"),
+        ("langfuse.environment=ok,deployment.environment.name=Production", None),
+        (f"deployment.environment.name={'x' * 40}", None),
+        ("service.version=1.0", None),
+    ],
+)
+async def test_an_environment_that_langfuse_does_not_take_is_worth_a_look(
+    data_dir: Path, langfuse_server: LangfuseServer, attributes: str, said: str | None
+) -> None:
+    found = await looked(data_dir, langfuse_server.env | {"OTEL_RESOURCE_ATTRIBUTES": attributes})
+    assert (said is None) == ("resource" not in found)
+    if said is not None:
+        assert found["resource"].state == "look"
+        assert "Langfuse files calls under `default`" in found["resource"].text and said in found["resource"].text
+
+
+async def test_where_there_is_no_langfuse_every_environment_will_do(data_dir: Path) -> None:
+    env, link = {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=Production"}, "https://cloud.langfuse.com/p"
+    assert "resource" not in await looked(data_dir, env)
+    assert "resource" in await looked(data_dir, env | {"OTEL_VOICE_LANGFUSE_URL": link})
+
+
 # The store
 
 

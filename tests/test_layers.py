@@ -81,7 +81,7 @@ ALLOWED: dict[str, set[str]] = {
     "retention": {"loud", "sessions", "store"},
     "findings": set(),
     "probe": {"exporter", "findings", "otlp", "semconv", "settings", "spans"},
-    "doctor": {"edge", "findings", "probe", "settings", "store"},
+    "doctor": {"edge", "fields", "findings", "probe", "semconv", "settings", "store"},
     "arguments": set(),
     "resend": {"exporter", "mapped", "otlp", "session", "settings", "store"},
     "metrics": {"exporter", "sessions", "store"},
