@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 from otel_voice import __version__
 
+NAME = "otel-voice"
 ID = "the session's id, or as much of its beginning as no other has"
 PROVIDERS = ("gemini-live", "openai-realtime")
 UNITS = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -37,6 +40,17 @@ def parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
     _replay_parser(commands, runs)
     _doctor_parser(commands, runs)
     return whole
+
+
+def as_typed(script: str, cwd: Path) -> str:
+    """This program, started as `script`, as somebody in that folder can type it."""
+    if Path(script).name != NAME:  # by python -m
+        return NAME
+    path, found = cwd / script, shutil.which(NAME)
+    if found is not None and cwd / found == path:
+        return NAME
+    below = path.relative_to(cwd) if path.is_relative_to(cwd) else path
+    return shlex.quote(str(below) if "/" in str(below) else f"./{below}")
 
 
 def _serve_parser(commands: Commands, runs: Mapping[str, Run]) -> None:

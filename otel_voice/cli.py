@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 
 from otel_voice import __version__, display, doctor, resend, settings
 from otel_voice.app import create_app, encoder
-from otel_voice.arguments import parser
+from otel_voice.arguments import as_typed, parser
 from otel_voice.backup import back_up
 from otel_voice.edge import CONNECTIONS
 from otel_voice.exporter import client
@@ -172,7 +172,7 @@ def _play_demo(server: uvicorn.Server, url: str, chosen: settings.Settings) -> N
         done = _replay_demo(name, url, chosen, speed=None)
         console.print(f"replayed {name}: {display.sentence(done)}", soft_wrap=True)
         console.print(f"  {url}/sessions/{done.session_id}", soft_wrap=True)
-    console.print(f"\nopen {url}/  (or: otel-voice sessions --data-dir {chosen.data_dir})", soft_wrap=True)
+    console.print(f"\nopen {url}/  (or: {_typed('sessions', chosen)})", soft_wrap=True)
     console.print("One more call runs just now. Ctrl-C stops it all.")
     with contextlib.suppress(ReplayFailed):  # the server has been stopped meanwhile
         _replay_demo(DEMO_LIVE, url, chosen, speed=1)
@@ -283,8 +283,7 @@ def _found(reader: Reader, text: str, chosen: settings.Settings) -> str:
 
 
 def _no_session(session_id: str, chosen: settings.Settings) -> str:
-    option = settings.data_dir_option(chosen, os.environ)
-    return f"session {session_id} is not in the store; `otel-voice sessions{option}` lists those that are"
+    return f"session {session_id} is not in the store; `{_typed('sessions', chosen)}` lists those that are"
 
 
 def _resend(arguments: argparse.Namespace) -> None:
@@ -391,8 +390,12 @@ def _numbers(reader: Reader, numbers: Sequence[int], chosen: settings.Settings) 
 
 
 def _no_dead_letter(number: int, chosen: settings.Settings) -> str:
-    option = settings.data_dir_option(chosen, os.environ)
-    return f"there is no dead letter {number}; `otel-voice dead-letters{option}` lists those that there are"
+    return f"there is no dead letter {number}; `{_typed('dead-letters', chosen)}` lists those that there are"
+
+
+def _typed(command: str, chosen: settings.Settings) -> str:
+    """Another command on the same store."""
+    return f"{as_typed(sys.argv[0], Path.cwd())} {command}{settings.data_dir_option(chosen, os.environ)}"
 
 
 def _backup(arguments: argparse.Namespace) -> None:

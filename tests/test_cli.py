@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from otel_voice import __version__
+from otel_voice.arguments import as_typed
 from otel_voice.cli import main
 from otel_voice.store import FILE, Reader, lock
 from tests.facts import RECORDINGS
@@ -127,6 +128,28 @@ def test_a_wrong_call_is_2_and_says_how_it_is_used(run: Run, arguments: tuple[ob
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("usage: otel-voice")
+
+
+@pytest.mark.parametrize(
+    ("script", "on_path", "typed"),
+    [
+        (".venv/bin/otel-voice", False, ".venv/bin/otel-voice"),
+        ("{cwd}/.venv/bin/otel-voice", False, ".venv/bin/otel-voice"),
+        ("{cwd}/.venv/bin/otel-voice", True, "otel-voice"),
+        ("./otel-voice", False, "./otel-voice"),
+        ("/opt/of us/otel-voice", False, "'/opt/of us/otel-voice'"),
+        ("{cwd}/otel_voice/cli.py", False, "otel-voice"),
+        ("-c", False, "otel-voice"),
+    ],
+)
+def test_a_command_that_is_named_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, on_path: bool, typed: str
+) -> None:
+    bin_ = tmp_path / ".venv" / "bin"
+    bin_.mkdir(parents=True)
+    (bin_ / "otel-voice").touch(0o755)
+    monkeypatch.setenv("PATH", str(bin_ if on_path else tmp_path / "nothing"))
+    assert as_typed(script.format(cwd=tmp_path), tmp_path) == typed
 
 
 # replay without a receiver

@@ -131,8 +131,11 @@ def test_the_demo_replays_calls_lets_one_run_and_says_where_to_look(demo: Demo, 
     wait_for(lambda: {each["turn_count"] for each in sessions_at(url)} >= {3, 4}, what="the calls in the list")
     wait_for(lambda: "open" in {each["status"] for each in sessions_at(url)}, what="the one that runs")
     command = SESSIONS.replace("~/.local/share", str(tmp_path))
-    listed = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert (listed.count("recording_ended"), listed.count("provider_closed")) == (2, 1)
+    # As the demo names it, too.
+    (named,) = re.findall(r"\(or: (.*)\)", said)
+    for each in (command, named):
+        listed = subprocess.run(["bash", "-c", each], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert (listed.count("recording_ended"), listed.count("provider_closed")) == (2, 1)
 
 
 def test_a_receiver_that_was_stopped_at_once_lists_all_that_came(receiver: Callable[..., Receiver]) -> None:
