@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from otel_voice.edge import JSON, SECURITY_HEADERS, Address, Headers, Refusal, headers_of, time_header
+from otel_voice.edge import JSON, SECURITY_HEADERS, Refusal, headers_of, time_header
 from otel_voice.origins import Origins
 from otel_voice.receiver import Receiver, answer
 
@@ -45,20 +45,18 @@ class Front:
         self._expected = tuple(exceptions)
 
     async def __call__(self, session_id: str, scope: Scope, receive: Receive, send: Send) -> None:
-        time, headers = time_header(self._clock()), headers_of(scope)
-        added = [time, *_SECURITY, *self._origins.cors(headers)]
+        headers = headers_of(scope)
+        added = [time_header(self._clock()), *_SECURITY, *self._origins.cors(headers)]
         try:
-            response = await self._answer(session_id, headers, receive, scope.get("client"))
-        except self._expected as error:
-            response = response_to(error, Request(scope), self._exceptions)
+            if error := self._origins.stranger(headers):
+                response: Response | None = JSON(Refusal(error), 403)
+            else:
+                response = answer(await self._receiver.take(session_id, headers, receive, scope.get("client")))
+        except self._expected as raised:
+            response = response_to(raised, Request(scope), self._exceptions)
         if response is None:
             await send({"type": "http.response.start", "status": 204, "headers": added})
             await send({"type": "http.response.body", "body": b""})
         else:
             response.raw_headers += added
             await response(scope, receive, send)
-
-    async def _answer(self, session_id: str, headers: Headers, receive: Receive, client: Address) -> Response | None:
-        if error := self._origins.stranger(headers):
-            return JSON(Refusal(error), 403)
-        return answer(await self._receiver.take(session_id, headers, receive, client))

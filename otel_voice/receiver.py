@@ -177,7 +177,8 @@ class Receiver:
     ) -> tuple[e.Accepted, list[e.WireEvent], list[RejectedEvent]]:
         """What is taken, reduced to what may be kept, and a verdict for each event that is not."""
         batch = e.Accepted([], envelope.source, envelope.clock)
-        events, rejected = list[e.WireEvent](), list[RejectedEvent]()
+        events: list[e.WireEvent] = []
+        rejected: list[RejectedEvent] = []
         offset = envelope.clock.offset if envelope.clock else 0.0
         latest = self._clock() * 1000 + AHEAD_MS
         for index, raw in enumerate(envelope.events):
