@@ -151,7 +151,7 @@ class Receiver:
             envelope = self._envelope(headers, body, session_id)
             self._limits.session(session_id)
             self._admit()
-            batch, events, rejected = self._sort(envelope, bodies.is_plain(body))
+            batch, events, rejected = self._sort(envelope, body.isascii())
             self._sessions.refused += len(rejected)
             if batch.events or batch.refused:
                 await self._sessions.accept(session_id, batch, events)
@@ -173,7 +173,7 @@ class Receiver:
         return decode_envelope(body)
 
     def _sort(
-        self, envelope: e.Envelope, is_plain: bool = False
+        self, envelope: e.Envelope, is_ascii: bool = False
     ) -> tuple[e.Accepted, list[e.WireEvent], list[RejectedEvent]]:
         """What is taken, reduced to what may be kept, and a verdict for each event that is not."""
         batch = e.Accepted([], envelope.source, envelope.clock)
@@ -183,8 +183,7 @@ class Receiver:
         latest = self._clock() * 1000 + AHEAD_MS
         for index, raw in enumerate(envelope.events):
             try:
-                if not is_plain:
-                    bodies.check(raw)
+                bodies.check(raw, is_ascii)
                 kept, event = _taken(raw, offset, latest, self._content)
             except bodies.Refused as refused:
                 rejected.append(RejectedEvent(index, str(refused)))
