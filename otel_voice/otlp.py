@@ -21,6 +21,7 @@ from otel_voice.spans import Span
 SCOPE = "otel_voice"
 _KINDS = {"INTERNAL": b"\x30\x01", "CLIENT": b"\x30\x03"}
 _ERROR = b"\x18\x02"
+_OF_SPAN, _OF_RESOURCE = b"\x4a", b"\x0a"
 _SAMPLED = b"\x85\x01\x01\x00\x00\x00"
 _INT64 = range(-(2**63), 2**63)
 _LATEST = 2**64 - 1
@@ -34,7 +35,7 @@ class Encoder:
     """Encodes spans under one resource and this library's scope."""
 
     def __init__(self, resource: Mapping[str, object], version: str) -> None:
-        attributes = b"".join(_field(b"\x0a", _key_value(key, value)) for key, value in sorted(resource.items()))
+        attributes = b"".join(_attribute(_OF_RESOURCE, key, value) for key, value in sorted(resource.items()))
         self._resource = _field(b"\x0a", attributes)
         self._scope = _field(b"\x0a", _text(b"\x0a", SCOPE) + _text(b"\x12", version))
 
@@ -69,74 +70,64 @@ def _with_hex_ids(message: dict[str, Any]) -> None:
 
 def _span(span: Span) -> bytes:
     fields = [
-        _bytes(b"\x0a", bytes.fromhex(span.trace_id)),
-        _bytes(b"\x12", bytes.fromhex(span.span_id)),
-        _bytes(b"\x22", bytes.fromhex(span.parent_span_id)),
+        b"\x0a\x10" + bytes.fromhex(span.trace_id),
+        b"\x12\x08" + bytes.fromhex(span.span_id),
+        b"\x22\x08" + bytes.fromhex(span.parent_span_id) if span.parent_span_id else b"",
         _text(b"\x2a", span.name),
         _KINDS[span.kind],
         _time(b"\x39", span.start_time_unix_nano),
         _time(b"\x41", span.end_time_unix_nano),
     ]
     for key, value in span.attributes.items():
-        if isinstance(value, str):
-            fields.append(_repeated(key, value) if len(value) <= _REPEATED else _string(key, value))
+        if isinstance(value, str) and len(value) <= _REPEATED:
+            fields.append(_repeated(_OF_SPAN, key, value))
         else:
-            fields.append(_attribute(key, _any_value(value)))
-    fields += [_field(b"\x6a", _link(traceparent)) for traceparent in span.links]
+            fields.append(_attribute(_OF_SPAN, key, value))
+    for traceparent in span.links:
+        fields.append(_field(b"\x6a", _link(traceparent)))
     status = _text(b"\x12", span.status_message)
     fields += (_field(b"\x7a", status + _ERROR if span.status == "ERROR" else status), _SAMPLED)
     return b"".join(fields)
 
 
-def _string(key: str, value: str) -> bytes:
-    text = value.encode()
-    return _attribute(key, b"\x0a" + _size(len(text)) + text)
+def _attribute(tag: bytes, key: str, value: object) -> bytes:
+    encoded = _any_value(value)
+    return _field(tag, _key(key) + _size(len(encoded)) + encoded)
 
 
-_repeated = lru_cache(4096)(_string)
-
-
-def _attribute(key: str, value: bytes) -> bytes:
-    name, size = _key(key), len(value)
-    if len(name) + size > _SHORT:
-        return _field(b"\x4a", name + _field(b"\x12", value))
-    sized = _SIZES[size]
-    return b"".join((b"\x4a", _SIZES[len(name) + 1 + len(sized) + size], name, b"\x12", sized, value))
+_repeated = lru_cache(4096)(_attribute)
 
 
 def _time(tag: bytes, nanos: int) -> bytes:
     """OTLP knows no time before 1970; a clock that says so is not worth a lost span."""
-    return tag + _fixed64(min(nanos, _LATEST)) if nanos > 0 else b""
+    if nanos <= 0:
+        return b""
+    return tag + _fixed64(nanos if nanos < _LATEST else _LATEST)
 
 
 def _link(traceparent: str) -> bytes:
     _, trace_id, span_id, _ = traceparent.split("-")
-    return _bytes(b"\x0a", bytes.fromhex(trace_id)) + _bytes(b"\x12", bytes.fromhex(span_id))
-
-
-def _key_value(key: str, value: object) -> bytes:
-    return _key(key) + _field(b"\x12", _any_value(value))
+    return b"\x0a\x10" + bytes.fromhex(trace_id) + b"\x12\x08" + bytes.fromhex(span_id)
 
 
 @lru_cache(1024)
 def _key(key: str) -> bytes:
-    return _text(b"\x0a", key)
+    """An attribute up to its value's size."""
+    return _text(b"\x0a", key) + b"\x12"
 
 
 def _any_value(value: object) -> bytes:
-    match value:
-        case str():
-            return _field(b"\x0a", value.encode())
-        case bool():
-            return b"\x10\x01" if value else b"\x10\x00"
-        case int() if value in _INT64:
-            return b"\x18" + (_size(value) if value >= 0 else _varint(value & _LATEST))
-        case float():
-            return b"\x21" + _double(value)
-        case list() | tuple():
-            return _field(b"\x2a", b"".join(_field(b"\x0a", _any_value(item)) for item in value))
-        case _:
-            return _field(b"\x0a", str(value).encode())
+    if isinstance(value, str):
+        return _field(b"\x0a", value.encode())
+    if isinstance(value, bool):
+        return b"\x10\x01" if value else b"\x10\x00"
+    if isinstance(value, int) and value in _INT64:
+        return b"\x18" + _size(value & _LATEST)
+    if isinstance(value, float):
+        return b"\x21" + _double(value)
+    if isinstance(value, list | tuple):
+        return _field(b"\x2a", b"".join([_field(b"\x0a", _any_value(item)) for item in value]))
+    return _field(b"\x0a", str(value).encode())
 
 
 # What a message is made of. A field of a type that has a default is left out where it has that.
@@ -144,11 +135,8 @@ def _any_value(value: object) -> bytes:
 
 def _field(tag: bytes, body: bytes) -> bytes:
     """A field with a length."""
-    return tag + _size(len(body)) + body
-
-
-def _bytes(tag: bytes, body: bytes) -> bytes:
-    return _field(tag, body) if body else b""
+    size = len(body)
+    return tag + (_SIZES[size] if size < _LISTED else _varint(size)) + body
 
 
 def _text(tag: bytes, text: str) -> bytes:
@@ -156,7 +144,7 @@ def _text(tag: bytes, text: str) -> bytes:
 
 
 def _size(number: int) -> bytes:
-    return _SIZES[number] if number < len(_SIZES) else _varint(number)
+    return _SIZES[number] if number < _LISTED else _varint(number)
 
 
 def _varint(number: int) -> bytes:
@@ -168,6 +156,5 @@ def _varint(number: int) -> bytes:
     return bytes(written)
 
 
-_SIZES = [_varint(number) for number in range(4096)]
-# With what surrounds it, its size is still in the table.
-_SHORT = len(_SIZES) - 16
+_LISTED = 4096
+_SIZES = [_varint(number) for number in range(_LISTED)]
