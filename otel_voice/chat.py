@@ -6,8 +6,8 @@ turn's words stand on its own span, on its response's and on the root, so they a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -20,7 +20,6 @@ TEXT_LIMIT = 65_536
 TOOLS_LIMIT = 256 * 1024
 CUT_MARK = " … [cut by otel_voice]"
 
-T = TypeVar("T")
 _encode = msgspec.json.encode
 
 
@@ -80,18 +79,14 @@ def outcome_of(tool: Tool) -> Any:
     return tool.error if tool.error is not UNSET else _or_none(tool.result)
 
 
-def _kept(whose: Tool | Turn, is_final: bool, tell: Callable[[], T]) -> T:
-    """What will not change any more is told once."""
-    if not is_final:
-        return tell()
-    if whose.told is None:
-        whose.told = tell()
-    told: T = whose.told
-    return told
-
-
 def tool_told(tool: Tool) -> ToolTold:
-    return _kept(tool, tool.end is not None, lambda: _tell_tool(tool))
+    told: ToolTold | None = tool.told
+    if told is None:
+        told = _tell_tool(tool)
+        if tool.end is not None:
+            # It will not change any more.
+            tool.told = told
+    return told
 
 
 def _tell_tool(tool: Tool) -> ToolTold:
@@ -111,23 +106,30 @@ def _tell_tool(tool: Tool) -> ToolTold:
     )
 
 
-def tool_messages(tools: Iterable[Tool]) -> list[Message]:
+def tool_messages(tools: Sequence[Tool]) -> list[Message]:
     """An assistant's tool calls and their results, as a chat renders them."""
-    pairs = [(tool, tool_told(tool)) for tool in tools]
-    if not pairs:
-        return []
-    calls = ",".join([told.call for _, told in pairs])
-    typed = ",".join([told.call_part for _, told in pairs])
-    called = Message(
+    results = [tool_told(tool).result for tool in tools if tool.end is not None]
+    return [tool_calls(tools), *results] if tools else []
+
+
+def tool_calls(tools: Sequence[Tool]) -> Message:
+    told = [tool_told(tool) for tool in tools]
+    calls = ",".join([each.call for each in told])
+    typed = ",".join([each.call_part for each in told])
+    return Message(
         "assistant",
         f'{{"role":"assistant","content":"","tool_calls":[{calls}]}}',
         f'{{"role":"assistant","parts":[{typed}]}}',
     )
-    return [called, *(told.result for tool, told in pairs if tool.end is not None)]
 
 
 def turn_told(turn: Turn) -> TurnTold:
-    return _kept(turn, turn.final, lambda: _tell_turn(turn))
+    told: TurnTold | None = turn.told
+    if told is None:
+        told = _tell_turn(turn)
+        if turn.final:
+            turn.told = told
+    return told
 
 
 def _tell_turn(turn: Turn) -> TurnTold:
@@ -140,7 +142,7 @@ def turn_messages(turn: Turn) -> list[Message]:
     told = turn_told(turn)
     messages = [told.user] if told.user else []
     if turn.tools:
-        messages += tool_messages(turn.tools.values())
+        messages += tool_messages(list(turn.tools.values()))
     if told.agent:
         messages.append(told.agent)
     return messages
@@ -155,12 +157,17 @@ def exchange(
     if not repeats:
         return [], spoken
     end = response.end if response.end is not None else turn.end
-    answered = [tool for tool in turn.tools.values() if tool.end is not None and tool.end <= response.start]
-    called = [tool for tool in turn.tools.values() if tool.start is not None and response.start <= tool.start <= end]
-    given = tool_messages(_last_of(answered))
-    if not given and (user := turn_told(turn).user):
-        given = [user]
-    return given, [*tool_messages(_last_of(called))[:1], *spoken]
+    answered, called = list[Tool](), list[Tool]()
+    for tool in turn.tools.values():
+        if tool.end is not None and tool.end <= response.start:
+            answered.append(tool)
+        if tool.start is not None and response.start <= tool.start <= end:
+            called.append(tool)
+    gave = [tool_calls(_last_of(called)), *spoken] if called else spoken
+    if answered:
+        return tool_messages(_last_of(answered)), gave
+    user = turn_told(turn).user
+    return [user] if user else [], gave
 
 
 def _last_of(tools: list[Tool]) -> list[Tool]:

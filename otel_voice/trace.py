@@ -23,7 +23,6 @@ GEMINI = frozenset({"gcp.gemini", "gcp.vertex_ai"})
 PROVIDERS = {"gemini-live": "gcp.gemini", "openai-realtime": "openai"}
 
 Attributes = dict[str, Value]
-NOTHING = frozenset[str]()
 
 
 def nanos(ms: float) -> int:
@@ -34,7 +33,7 @@ def nanos(ms: float) -> int:
 class Trace:
     """Makes a session's spans. `common` goes on every span, for Langfuse reads grouping from span rows."""
 
-    __slots__ = ("_hidden", "_turn", "agent_name", "capture_content", "common", "id", "model", "provider", "root")
+    __slots__ = ("_turn", "agent_name", "capture_content", "common", "id", "model", "provider", "root")
 
     def __init__(self, trace_id: str, capture_content: bool = True) -> None:
         self.id = trace_id
@@ -44,7 +43,6 @@ class Trace:
         self.agent_name: str | None = None
         self.provider: str | None = None
         self.model: str | None = None
-        self._hidden = NOTHING if capture_content else s.CONTENT_KEYS
         self._turn = ("", self.root)
 
     def describe(self, session_id: str, new: e.NewSession) -> None:
@@ -78,6 +76,10 @@ class Trace:
         error: str | None = None,
         otel_kind: str = "INTERNAL",
     ) -> Span:
+        told = self.common | {key: value for key, value in attributes.items() if value is not None}
+        if not self.capture_content:
+            for content in s.CONTENT_KEYS:
+                told.pop(content, None)
         return Span(
             name=name[:NAME_LIMIT],
             trace_id=self.id,
@@ -86,7 +88,7 @@ class Trace:
             start_time_unix_nano=nanos(start),
             end_time_unix_nano=nanos(max(start, end)),
             kind=otel_kind,
-            attributes=self.common | self._kept(attributes),
+            attributes=told,
             status="ERROR" if error is not None else "UNSET",
             status_message=self._status_message(error),
         )
@@ -101,17 +103,6 @@ class Trace:
         if kind == "session":
             return self.root
         return self.turn_id(key) if kind == "turn" else span_id(self.id, kind, key)
-
-    def _kept(self, attributes: dict[str, Value | None]) -> Attributes:
-        """Content is cut where it is made, message by message; whatever else is long is cut here."""
-        hidden, limit = self._hidden, chat.TEXT_LIMIT
-        return {
-            key: chat.cut(value)
-            if isinstance(value, str) and len(value) > limit and key not in s.CONTENT_KEYS
-            else value
-            for key, value in attributes.items()
-            if value is not None and key not in hidden
-        }
 
     def turn_id(self, turn_id: str | None) -> str:
         if turn_id is None:
@@ -185,7 +176,7 @@ class Trace:
             attributes |= usage.attributes_of(usage.counted(response.usage))
             attributes[s.OBSERVATION_USAGE] = chat.json(usage.disjoint(response.usage, self.provider or ""))
         if response.error is not None:
-            attributes[s.ERROR_TYPE] = response.error_type or response.finish_reason or "error"
+            attributes[s.ERROR_TYPE] = chat.cut(response.error_type or response.finish_reason or "error")
         name = f"{s.RESPONSE} {model}" if model else s.RESPONSE
         parent = self.turn_id(turn.id)
         return self.span("response", response.id, name, response.start, end, attributes, parent, response.error, CLIENT)
@@ -235,7 +226,7 @@ class Trace:
         attributes: dict[str, Value | None] = {
             s.OBSERVATION_TYPE: "event",
             s.EVENT_LATE: True if happening.late else None,
-            s.ERROR_TYPE: (fact.code or "error") if isinstance(fact, e.Error) else None,
+            s.ERROR_TYPE: chat.cut(fact.code or "error") if isinstance(fact, e.Error) else None,
             s.OBSERVATION_LEVEL: "ERROR" if error is not None else None,
         }
         name = type_

@@ -216,6 +216,16 @@ def test_no_text_makes_a_span_larger_than_a_receiver_takes() -> None:
     assert text_of({"a": 1}) == '{"a":1}'
 
 
+def test_an_error_code_is_cut_however_long_a_provider_makes_it() -> None:
+    failed = {"type": "error", "error": {"message": "No.", "code": "c" * 10**6}}
+    said = {"type": "provider_message", "provider": "openai-realtime", "dir": "received", "message": failed}
+    session = Session("s")
+    session.apply(e.Accepted([Raw(json.dumps(said).encode())]), at=0.0)
+    session.advance(float("inf"))
+    (error,) = started(session.take(), "error")
+    assert len(str(error.attributes[s.ERROR_TYPE])) < TEXT_LIMIT + 100
+
+
 # Every recording
 
 
