@@ -84,7 +84,11 @@ def _kept_keys(shape: dict[str, Any], value: Any) -> Message | None:
         value = {shape[""]: value}
     kept: Message = {}
     for key, inner in shape.items():
-        found = _kept(inner, value.get(key, value.get(_snake(key)))) if key else None
+        # Of all that a shape names, a message has little.
+        spelled = key if key in value else _snake(key)
+        if spelled not in value or not key:
+            continue
+        found = _kept(inner, value[spelled])
         if found is None:
             continue
         if inner == "alone":
