@@ -134,7 +134,7 @@ class Session:
             self._wait(Arrived(name, event.seq, t, at, event, mark))
 
     def _wait(self, arrived: Arrived) -> None:
-        if not self.waiting:
+        if not self.waiting.arrived:
             self.rests_until = min(self.rests_until, told_from(arrived.at))
         self.waiting.add(arrived)
 
@@ -206,33 +206,36 @@ class Session:
         self._emit()
 
     def _fold(self, t: float, arrived: Arrived) -> None:
-        event = arrived.event
+        event, conversation, key = arrived.event, self.conversation, arrived.key
         if arrived.counted and self.ended is None and (self.first_t is None or t < self.first_t):
             self.first_t = t
         if self.last_t is None or t > self.last_t:
             self.last_t = t
-        self.conversation.at = arrived.at
-        if self.conversation.pass_time(t):
+        conversation.at = arrived.at
+        if conversation.pass_time(t):
             # What is final is told as it is now, before this event changes anything.
             self._emit()
+        if isinstance(event, e.ProviderMessage):
+            self._feed(event, t, arrived.source, key)
+            return
         if isinstance(event, e.SessionEnd):
             self._see_end(event, t, arrived)
         elif isinstance(event, e.SessionStart) and event.previous_session_id is not None:
             # What the app said goes before what a page says.
             self.trace.common.setdefault(s.PREVIOUS_SESSION_ID, event.previous_session_id)
-        if not isinstance(event, e.ProviderMessage):
-            self.conversation.fold(event, t, arrived.key)
-            return
-        adapter_key = (arrived.source, event.provider)
-        if (adapter := self.adapters.get(adapter_key)) is None:
-            adapter = self.adapters[adapter_key] = ADAPTERS[event.provider]()
+        conversation.fold(event, t, key)
+
+    def _feed(self, event: e.ProviderMessage, t: float, source: str, key: str) -> None:
+        """Folds what the provider's message says."""
+        if (adapter := self.adapters.get((source, event.provider))) is None:
+            adapter = self.adapters[source, event.provider] = ADAPTERS[event.provider]()
             self.trace.provider = self.trace.provider or PROVIDERS[event.provider]
         self.conversation.is_listened_to = True
         event.ts = t
-        for n, fact in enumerate(adapter.feed(event, arrived.key)):
+        for n, fact in enumerate(adapter.feed(event, key)):
             # An adapter may know that something began before the message that tells of it.
             began = t if fact.ts is None else min(t, fact.ts)
-            self.conversation.fold(fact, began, f"{arrived.key}/{n}" if n else arrived.key)
+            self.conversation.fold(fact, began, f"{key}/{n}" if n else key)
 
     def _settle(self, at: float) -> None:
         """Makes a turn final whose successor began long enough ago, after all that could still belong to it."""

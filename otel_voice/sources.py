@@ -151,22 +151,11 @@ class Waiting:
             # Those of its source that wait behind it may have to wait longer.
             self._order = None
             return
-        told = self._placed(arrived, self._came)
+        told = _placed(source, arrived, self._came)
         if not self._order or told > self._order[-1]:
             self._order.append(told)
         else:
             insort(self._order, told)
-
-    def _placed(self, arrived: Arrived, number: int) -> Told:
-        """Where it belongs, told that none of its source waits that comes after it."""
-        t, seq = arrived.t, arrived.seq
-        if seq is None:
-            return t, arrived.source, -1, number, arrived
-        source = self._sources[arrived.source]
-        if seq > source.queued_top:
-            t = max(t, source.queued_floor)
-            source.queued_top, source.queued_floor = seq, t
-        return t, arrived.source, seq, number, arrived
 
     @property
     def order(self) -> list[Told]:
@@ -180,7 +169,7 @@ class Waiting:
             source = self._sources[arrived.source]
             source.queued_top, source.queued_floor = source.told.top, source.floor
         numbered.sort(key=lambda pair: -1 if pair[1].seq is None else pair[1].seq)
-        return sorted(self._placed(arrived, number) for number, arrived in numbered)
+        return sorted(_placed(self._sources[arrived.source], arrived, number) for number, arrived in numbered)
 
     def older(self, age: float, at: float) -> int:
         """How many of the order to tell, so that at the time `at` nothing of this age waits."""
@@ -198,6 +187,8 @@ class Waiting:
 
     def take(self, count: int) -> list[Told]:
         """The first so many of the order, which leave it."""
+        if not count:
+            return []
         taken = self.order[:count]
         del self.order[:count]
         for told in taken:
@@ -205,3 +196,15 @@ class Waiting:
         gone = next((n for n, arrived in enumerate(self.arrived) if not arrived.told), len(self.arrived))
         del self.arrived[:gone]
         return taken
+
+
+def _placed(source: Source, arrived: Arrived, number: int) -> Told:
+    """Where it belongs, told that none of its source waits that comes after it."""
+    t, seq = arrived.t, arrived.seq
+    if seq is None:
+        return t, arrived.source, -1, number, arrived
+    if seq > source.queued_top:
+        if t < source.queued_floor:
+            t = source.queued_floor
+        source.queued_top, source.queued_floor = seq, t
+    return t, arrived.source, seq, number, arrived

@@ -146,13 +146,12 @@ class Trace:
                 start = max((end for end in turn.user_ends if end <= turn.end), default=turn.start)
                 responses = [Response(f"{turn.id}/usage", start, turn.end, turn.model, usage=turn.usage, named=False)]
         spans, room = list[Span](), REPEATED_LIMIT
+        turns_own = chat.turn_told(turn).agent if len(responses) == 1 else None
         for response in responses:
             own = response.said.text
-            words = (
-                chat.message("assistant", own) if own else chat.turn_told(turn).agent if len(responses) == 1 else None
-            )
+            words = chat.message("assistant", own) if own else turns_own
             said = _said(*chat.exchange(turn, response, words, repeats=room > 0))
-            room -= sum(len(str(text)) for text in said.values())
+            room -= sum([len(str(text)) for text in said.values()])
             spans.append(self._response(turn, response, words is not None, said))
         return spans
 

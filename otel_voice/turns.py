@@ -195,7 +195,7 @@ class Turn(Struct):
         if self.user.has_text and not self.user_ends and self.answered is not None:
             self.speech += _last_heard(overheard, before=self.answered)
             self.user_ends += [speech.end for speech in self.speech if speech.who == "user" and speech.end is not None]
-        for who in ("user", "agent"):
+        for who in ("user", "agent") if self.speech else ():
             if any(speech.who == who and speech.measured_by != ENERGY for speech in self.speech):
                 self.speech = [each for each in self.speech if each.who != who or each.measured_by != ENERGY]
         if self.interrupted_by is not None and self.heard_ms is None:
