@@ -157,7 +157,8 @@ def exchange(
     if not repeats:
         return [], spoken
     end = response.end if response.end is not None else turn.end
-    answered, called = list[Tool](), list[Tool]()
+    answered: list[Tool] = []
+    called: list[Tool] = []
     for tool in turn.tools.values():
         if tool.end is not None and tool.end <= response.start:
             answered.append(tool)
@@ -171,7 +172,8 @@ def exchange(
 
 
 def _last_of(tools: list[Tool]) -> list[Tool]:
-    room, kept = TOOLS_LIMIT, list[Tool]()
+    kept: list[Tool] = []
+    room = TOOLS_LIMIT
     for tool in reversed(tools):
         told = tool_told(tool)
         room -= len(told.call) + len(told.result.json)

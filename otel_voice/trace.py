@@ -143,9 +143,10 @@ class Trace:
                 carrier.usage = turn.usage
             elif not responses:
                 # Tokens need a generation to be counted on; its bounds are the turn's, for nobody measured others.
-                start = max((end for end in turn.user_ends if end <= turn.end), default=turn.start)
+                start = max([end for end in turn.user_ends if end <= turn.end], default=turn.start)
                 responses = [Response(f"{turn.id}/usage", start, turn.end, turn.model, usage=turn.usage, named=False)]
-        spans, room = list[Span](), REPEATED_LIMIT
+        spans: list[Span] = []
+        room = REPEATED_LIMIT
         turns_own = chat.turn_told(turn).agent if len(responses) == 1 else None
         for response in responses:
             own = response.said.text

@@ -230,7 +230,7 @@ class History(Struct):
 
 def _last_heard(overheard: list[Speech], before: float) -> list[Speech]:
     """What was heard last before the answer, with no longer pauses in it than somebody makes who speaks."""
-    heard = list[Speech]()
+    heard: list[Speech] = []
     for speech in reversed([each for each in overheard if each.end is not None and each.end <= before]):
         if heard and heard[0].start - (speech.end or 0.0) > PAUSE_MS:
             break
