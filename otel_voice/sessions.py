@@ -13,7 +13,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice, takewhile
 from typing import Protocol
 
 from otel_voice import events as e
@@ -39,8 +39,8 @@ SLICE_S = 0.0005
 SESSION_S = 0.005
 FLUSHED_AT_ONCE = 20
 SPANS_AT_ONCE = 64
-# What is sent without a detour by the disk: so many spans a request, and no more bytes; and so many may wait for it.
-LENT_SPANS, LENT_BYTES, WAITING_SPANS = 512, 2**20, 8_192
+# What is sent without a detour by the disk: so many spans and bytes a request, and so many bytes may wait for it.
+LENT_SPANS, LENT_BYTES, WAITING_BYTES = 512, 2**20, 32 * 2**20
 # At the end, answers are waited for as long.
 LENT_S = 2.0
 # How long a session that is over stays in memory for latecomers.
@@ -408,7 +408,8 @@ class Sessions:
             _, late = await asyncio.wait(self._sending, timeout=LENT_S)
             for sending in late:
                 sending.cancel()
-            await asyncio.sleep(0)  # for what is to be done then
+            if late:
+                await asyncio.wait(late, timeout=LENT_S)
         waiting = (entry for entry in self._open.values() if entry.inbox or entry.session.waiting)
         self._dirty |= {entry.no: entry for entry in islice(waiting, AT_ONCE)}
         await asyncio.shield(asyncio.ensure_future(self._flush(AT_ONCE)))
@@ -433,7 +434,7 @@ class Sessions:
         """New spans: where they cannot go on soon."""
         if self.hop is None or not self.hop.is_well:
             return True
-        return sum([len(entry.unsaved) for entry in self._unsaved.values()]) > WAITING_SPANS
+        return sum([len(body) for entry in self._unsaved.values() for body in entry.unsaved]) > WAITING_BYTES
 
     def _send(self) -> None:
         """Where the next hop takes what it gets, new spans need not lie on the disk: until it has taken them, the rows
@@ -604,21 +605,26 @@ class Sessions:
 
 def _loans(entries: list[Open]) -> Iterator[list[tuple[Open, int]]]:
     """Which sessions' spans go into a request, and how many of each, the first ones."""
-    loan, spans_in_it, size = list[tuple[Open, int]](), 0, 0
+    loan: list[tuple[Open, int]] = []
+    spans_in_it = size = 0
     for entry in entries:
-        if loan and (spans_in_it >= LENT_SPANS or size >= LENT_BYTES):
+        count = _fitting(entry.unsaved, LENT_SPANS - spans_in_it, LENT_BYTES - size)
+        if not count and loan:
             yield loan
             loan, spans_in_it, size = [], 0, 0
-        count = 0
-        for body in entry.unsaved[: LENT_SPANS - spans_in_it]:
-            size += len(body)
-            count += 1
-            if size >= LENT_BYTES:
-                break
+            count = _fitting(entry.unsaved, LENT_SPANS, LENT_BYTES)
+        count = count or 1
         loan.append((entry, count))
         spans_in_it += count
+        size += sum(map(len, entry.unsaved[:count]))
     if loan:
         yield loan
+
+
+def _fitting(bodies: list[bytes], count: int, size: int) -> int:
+    """How many of them, from the first on, are no more than so many, and of that size together."""
+    sizes = accumulate(map(len, bodies[:count]))
+    return sum(1 for _ in takewhile(lambda so_far: so_far <= size, sizes))
 
 
 def _parts(entries: list[Open], stores: bool) -> Iterator[tuple[int, int]]:

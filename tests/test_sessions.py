@@ -26,7 +26,7 @@ from otel_voice.changes import Changes
 from otel_voice.mapped import CannotMap, look, replay
 from otel_voice.otlp import Encoder
 from otel_voice.session import Session
-from otel_voice.sessions import FLUSHED_AT_ONCE, HELD, SOURCES, WAITING, Busy, Sessions, UsedUp
+from otel_voice.sessions import FLUSHED_AT_ONCE, HELD, LENT_BYTES, SOURCES, WAITING, Busy, Sessions, UsedUp
 from otel_voice.spans import trace_id
 from otel_voice.store import FILE, Filter, SessionRow, Store, Unavailable
 from tests.real import spans_in, wait_for
@@ -963,6 +963,24 @@ async def test_a_session_that_is_erased_while_its_spans_are_on_their_way_leaves_
     ledger = receiver.store.reader.counted_ledger()
     assert ledger.adds_up
     assert (ledger.made, ledger.delivered, ledger.erased) == (0, 0, 2)
+
+
+async def test_spans_share_requests_past_the_store_as_far_as_these_are_of_moderate_size(
+    receiver: Receiver, clock: Clock, hop: Hop
+) -> None:
+    for n in range(16):
+        said = {**turn(0), "agent_text": "long " * 12_000}
+        await receiver.sessions.accept(f"s{n}", Page(f"s{n}", clock).batch(said, END))
+    clock.now += 10
+    await receiver.sessions.pass_time()
+    await receiver.sessions.flush_spans()
+    sizes = [sum(map(len, bodies)) for bodies, _ in hop.asked]
+    assert len(sizes) > 1
+    assert max(sizes) <= LENT_BYTES < sizes[0] + sizes[1]
+    hop.answer(True)
+    await turns_of_loop()
+    hop.answer(True)
+    assert sorted(hop.names) == ["invoke_agent"] * 16 + ["voice_session"] * 16
 
 
 sendings = st.one_of(
